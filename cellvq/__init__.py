@@ -1,0 +1,49 @@
+"""CellVQ: single cells as readable codes, and the knowledge graph that they open.
+
+The public functions are imported on first use, so that ``import cellvq`` is instant and the rooms
+that need no torch never load it.
+
+Example:
+    >>> import cellvq
+    >>> cells = cellvq.datasets.load("simulated")
+    >>> cellvq.check(cells).ok
+    True
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_FUNCTIONS = {
+    "check": "genes",
+    "encode": "encoding",
+    "load": "encoding",
+    "pretrain": "train",
+}
+_MODULES = (
+    "codes", "config", "corpus", "counts", "datasets", "encoding", "evaluate", "genes", "graph",
+    "loader", "model", "objective", "plot", "quantize", "simulate", "tasks", "train", "truth",
+    "weights",
+)
+__all__ = ["InputError", *_FUNCTIONS, *_MODULES]
+
+
+class InputError(ValueError):
+    """Something a user gave cannot be used; the message says what, where and how to mend it.
+
+    It stands here, below every room, so that each of them may raise it. The command line prints it
+    as one line and exits with status 2; any other exception is a fault of ours.
+    """
+
+
+def __getattr__(name: str):
+    """Import a public function or module on first use."""
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module(f"cellvq.{_FUNCTIONS[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"cellvq.{name}")
+    raise AttributeError(f"module 'cellvq' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
