@@ -1,0 +1,158 @@
+"""What pretraining starts from, what it asks of the model, and the baseline it is held against."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+import scipy.linalg
+import torch
+from scipy.cluster.vq import kmeans2
+from scipy.sparse import csr_matrix
+from torch import Tensor
+
+from cellvq.corpus import Corpus
+from cellvq.loader import Batch
+from cellvq.model import CellVQ, Counts, Output
+
+GROUPS = 12
+"""Groups of like cells within which the warm start compares batches."""
+SHIFTS_LEFT_OUT = 8
+"""Directions of batch differences, the largest first, that the warm start leaves out."""
+LIKELIHOOD_WEIGHT = 10.0
+"""Weight of the mean log likelihood per gene against the quantiser's loss."""
+
+
+@torch.no_grad()
+def warm_start(model: CellVQ, corpus: Corpus) -> None:
+    """Start the model as a principal component analysis of its training cells.
+
+    Genes are scaled by the square root of their standard deviation (between plain and unit-variance
+    PCA). Where there are batches, directions in which batches differ within groups of like cells
+    are left out, so that cells of one kind lie together whatever their batch, and a new cell needs
+    no batch to be placed. The decoder starts as the way back.
+
+    Args:
+        model: a fresh model; its linear path, gene embedding and decoder are filled in.
+        corpus: the cells; only ``corpus.train`` are looked at.
+    """
+    counts, depth = corpus.counts[corpus.train], corpus.depth[corpus.train]
+    batch, panel = corpus.batch[corpus.train], len(corpus.panel)
+    values = counts.multiply((1e4 / depth)[:, None]).tocsr().log1p()
+    mean = np.asarray(values.mean(0)).ravel()
+    variance = np.asarray(values.multiply(values).mean(0)).ravel() - mean**2
+    scale = 1 / np.sqrt(np.sqrt(np.maximum(variance, 0)) + 1e-2)
+
+    covariance = within_batch_covariance(values, batch) * scale[:, None] * scale
+    width = min(model.config.cell_width, panel)
+    power, axes = principal_axes(covariance, width)
+    for attempt in range(2 if len(np.unique(batch)) > 1 else 0):
+        rng = np.random.default_rng([attempt])
+        with warnings.catch_warnings():  # an empty group does no harm
+            warnings.simplefilter("ignore")
+            groups = kmeans2(values @ (scale[:, None] * axes), GROUPS, minit="++", rng=rng)[1]
+        shifts = batch_shifts(values, groups, batch) * scale
+        left_out = np.linalg.svd(shifts, full_matrices=False)[2][:SHIFTS_LEFT_OUT]
+        keep = np.eye(panel) - left_out.T @ left_out
+        power, axes = principal_axes(keep @ covariance @ keep, width)
+    unit = math.sqrt(power.mean())
+
+    def put(parameter: Tensor, value: np.ndarray) -> None:
+        parameter.copy_(torch.as_tensor(value, dtype=parameter.dtype))
+
+    put(model.cell_vector.mean, mean)
+    model.cell_vector.components.zero_()
+    put(model.cell_vector.components[:, :width], scale[:, None] * axes / unit)
+    genes = min(width, model.config.width)
+    put(model.gene_embedding.weight[:panel, :genes], 0.3 * math.sqrt(panel) * axes[:, :genes])
+    put(model.decoder.queries[:, :width], axes * unit / scale[:, None])
+    average = mean_profile(corpus, torch.tensor([1e4]))
+    put(model.decoder.log_rate, (average.mean[0] + 1e-3).log())
+    # The inverse of softplus, which the decoder applies.
+    put(model.decoder.log_dispersion, average.dispersion.clamp(0.05, 50).expm1().log())
+    for number in range(len(model.batches)):
+        of_batch = batch == number
+        rate = np.asarray(counts[of_batch].sum(0)).ravel() / depth[of_batch].sum() * 1e4
+        shift = np.log((rate + 0.05) / (average.mean[0].numpy() + 0.05))
+        put(model.decoder.batch_shift[number], shift)
+
+
+def principal_axes(covariance: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the largest variances [width] of a covariance and their axes [genes, width].
+
+    Example:
+        >>> power, axes = principal_axes(np.diag([1.0, 4.0]), 1)
+        >>> power.tolist(), axes.ravel().tolist()
+        ([4.0], [0.0, 1.0])
+    """
+    power, axes = scipy.linalg.eigh(covariance, subset_by_index=(len(covariance) - width,
+                                                                 len(covariance) - 1))
+    power, axes = power[::-1], axes[:, ::-1]
+    # An axis may point either way: let its largest entry be positive, so that runs agree.
+    return power, axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(width)])
+
+
+def within_batch_covariance(values: csr_matrix, batch: np.ndarray) -> np.ndarray:
+    """Return the covariance of genes around the mean of each cell's batch, [genes, genes]."""
+    means, sizes = group_means(values, batch)
+    square = np.asarray((values.T @ values).todense())
+    return square / len(batch) - (means.T * (sizes / len(batch))) @ means
+
+
+def batch_shifts(values: csr_matrix, groups: np.ndarray, batch: np.ndarray) -> np.ndarray:
+    """Return how far each batch's part of a group lies from the group, [groups x batches, genes].
+
+    Rows carry the square root of their number of cells, so that a decomposition weighs cells alike;
+    parts of fewer than ten cells are left out.
+    """
+    parts = groups * (batch.max() + 2) + batch + 1
+    means, sizes = group_means(values, parts)
+    _, first = np.unique(parts, return_index=True)
+    whole, _ = group_means(values, groups)
+    group = np.searchsorted(np.unique(groups), groups[first])
+    shifts = (means - whole[group]) * np.sqrt(sizes)[:, None]
+    return shifts[sizes >= 10] if (sizes >= 10).any() else shifts
+
+
+def group_means(values: csr_matrix, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean of each group's cells [groups, genes] and their number [groups]."""
+    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    member = csr_matrix((1 / sizes[group], (group, np.arange(len(group)))))
+    return np.asarray((member @ values).todense()), sizes
+
+
+def pretraining_loss(output: Output, batch: Batch) -> Tensor:
+    """Score the predictions of the hidden genes, and add what the quantiser asks for.
+
+    The hidden genes are predicted from the continuous vector and again from the code alone, so that
+    both carry the cell.
+
+    Args:
+        output: what the model says of the batch.
+        batch: the batch, with ``hidden`` genes.
+    """
+    hidden = batch.hidden
+    likelihood = (
+        output.from_cell.log_likelihood(batch.counts)[hidden].mean()
+        + output.from_code.log_likelihood(batch.counts)[hidden].mean()
+    )
+    return output.quantized.loss - LIKELIHOOD_WEIGHT * likelihood
+
+
+def mean_profile(corpus: Corpus, depth: Tensor) -> Counts:
+    """Predict every cell as the average training cell at its depth: the baseline to beat.
+
+    Args:
+        corpus: the cells; rates and overdispersion are those of the training cells.
+        depth: total UMI counts of the cells to predict, [cells].
+    """
+    counts, sizes = corpus.counts[corpus.train], corpus.depth[corpus.train]
+    rate = np.asarray(counts.sum(0)).ravel() / sizes.sum()
+    # Moments: variance = mean + mean^2 / dispersion, summed over cells of different depths.
+    extra = np.asarray(counts.multiply(counts).sum(0)).ravel() - rate * sizes.sum()
+    squares = rate**2 * (sizes**2).sum()
+    dispersion = squares / np.maximum(extra - squares, 1e-4 * squares + 1e-12)
+    mean = depth.unsqueeze(1) * torch.as_tensor(rate, dtype=depth.dtype, device=depth.device)
+    dispersion = torch.as_tensor(dispersion, dtype=depth.dtype, device=depth.device)
+    return Counts(mean.clamp(min=1e-5), dispersion.clamp(1e-4, 1e4), None)

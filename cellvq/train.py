@@ -1,0 +1,328 @@
+"""Pretraining: one plain loop that hides genes of real cells and learns to predict them.
+
+A run writes ``model.safetensors``, ``config.json`` and ``history.jsonl`` into its folder, and while
+it lasts a checkpoint from which it resumes bit for bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from cellvq import InputError, config, loader, weights
+from cellvq.config import TrainingConfig
+from cellvq.corpus import Corpus, gather
+from cellvq.model import CellVQ, Counts
+from cellvq.objective import mean_profile, pretraining_loss, warm_start
+from cellvq.quantize import perplexity
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+CHECKPOINT = "checkpoint.safetensors"
+"""Name of the checkpoint in the folder of a run that is not finished."""
+REPORTS = 20
+"""How many times in a run the validation cells are scored."""
+
+
+class Pretrained(NamedTuple):
+    """What `pretrain` returns."""
+
+    model: CellVQ
+    """The trained model, in evaluation mode."""
+    history: pd.DataFrame
+    """One row a report; columns as `report` writes them."""
+
+
+def pretrain(
+    cells: AnnData | str | Path | Sequence[str | Path],
+    *,
+    preset: str = "tiny",
+    batch: str | None = None,
+    donor: str | None = None,
+    steps: int | None = None,
+    minutes: float | None = None,
+    codes: int | None = None,
+    quantizer: str | None = None,
+    seed: int = 0,
+    output: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    checkpoint_every: int = 50,
+    progress: bool = True,
+) -> Pretrained:
+    """Pretrain a CellVQ on raw counts by hiding genes and predicting them.
+
+    Args:
+        cells: cells with raw counts, or the file (or files, joined on common genes) they are in.
+        preset: size of the model, a name of ``config.PRESETS``.
+        batch: column of ``obs`` with the batch, which the cell vector is then kept free of.
+        donor: column of ``obs`` with the donor; whole donors are kept for validation.
+        steps: optimizer steps; by default those of the preset.
+        minutes: train for this long instead; such a run is not reproducible to the bit.
+        codes: size of the codebook; by default that of the preset.
+        quantizer: ``ema`` or ``soft``; by default that of the preset.
+        seed: seed of the split, the initial weights and every draw.
+        output: folder for the model, its history and, while it trains, a checkpoint.
+        resume: go on with the run in ``output``; a finished run is read, not repeated.
+        overwrite: replace another run that is in ``output``.
+        checkpoint_every: steps between checkpoints.
+        progress: show a progress bar.
+
+    Returns:
+        The model and the history of its training.
+
+    Raises:
+        InputError: the cells hold no raw counts, a column is absent, or ``output`` holds another
+            run.
+
+    Example:
+        >>> from cellvq.simulate import simulate_cells
+        >>> run = pretrain(simulate_cells(cells=200), steps=3, codes=8, progress=False)
+        >>> list(run.history.step)
+        [0, 1, 2, 3]
+    """
+    if steps is not None and minutes is not None:
+        raise InputError("both steps and minutes are given; choose one")
+    if minutes is not None and minutes <= 0:
+        raise InputError(f"minutes is {minutes}; use a number above 0")
+    size, training = config.preset(preset).model, config.preset(preset).training
+    chosen = {"codes": codes, "kind": quantizer}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    size = dataclasses.replace(size, quantizer=dataclasses.replace(size.quantizer, **chosen))
+    training = dataclasses.replace(training, seed=seed, steps=steps or training.steps)
+    data = gather(cells, size.panel_size, batch, donor, training)
+    if len(data.train) <= size.quantizer.codes:
+        raise InputError(
+            f"{len(data.train)} training cells for {size.quantizer.codes} codes; a codebook needs "
+            "more cells than codes: give more cells or fewer codes"
+        )
+    run = {
+        "preset": preset,
+        "training": dataclasses.asdict(training),
+        "model": dataclasses.asdict(size),
+        "minutes": minutes,
+        "cells": len(data.depth),
+        "split": data.split,
+        "fingerprint": data.fingerprint(),
+    }
+    folder = None if output is None else Path(output)
+    if folder is not None and _is_finished(folder, run, resume, overwrite):
+        return Pretrained(weights.read_model(folder)[0], read_history(folder))
+    state = {"run": run, "step": 0, "cells": 0, "seconds": 0.0, "code_started": False,
+             "usage": [0] * size.quantizer.codes, "history": []}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = CellVQ(size, data.panel, data.batches)
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        warm_start(model, data)
+        state = _train(model, data, training, state, folder, checkpoint_every, progress)
+    if folder is not None:
+        weights.write_model(folder, model, run | {"seconds": state["seconds"]})
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+    return Pretrained(model.eval(), pd.DataFrame(state["history"]))
+
+
+def _is_finished(folder: Path, run: dict, resume: bool, overwrite: bool) -> bool:
+    """Tell whether ``folder`` holds this very run, finished; refuse to lose another one."""
+    checkpoint, finished = folder / CHECKPOINT, (folder / "config.json").exists()
+    if checkpoint.exists():  # the newer of the two, if both are there
+        finished, saved = False, json.loads(weights.read_tensors(checkpoint)[1]["state"])["run"]
+    elif finished:
+        saved = weights.read_config(folder)["run"]
+    else:
+        return False
+    same = all(saved.get(key) == value for key, value in run.items())
+    if same and resume:
+        return finished
+    if overwrite:
+        checkpoint.unlink(missing_ok=True)
+        return False
+    if same:
+        raise InputError(f"{folder}: holds this run already; resume it, or name another folder")
+    other = next(key for key, value in run.items() if saved.get(key) != value)
+    other = {"fingerprint": "set of cells"}.get(other, other)
+    raise InputError(
+        f"{folder}: holds a run that differs in its {other}; name another folder, or overwrite it"
+    )
+
+
+def _train(
+    model: CellVQ, corpus: Corpus, training: TrainingConfig, state: dict, folder: Path | None,
+    checkpoint_every: int, progress: bool,
+) -> dict:
+    """Run the loop from where ``state`` or the checkpoint in ``folder`` stands to the end."""
+    minutes, codes = state["run"]["minutes"], model.config.quantizer.codes
+    optimizer = make_optimizer(model, training)
+    if folder is not None and (folder / CHECKPOINT).exists():
+        state = weights.read_checkpoint(folder / CHECKPOINT, model, optimizer)
+    start = time.perf_counter() - state["seconds"]
+    bar = tqdm(total=None if minutes else training.steps, initial=state["step"], unit="step",
+               disable=not progress, desc="pretraining")
+    if not state["history"]:
+        report(model, corpus, training, state)
+    model.train()
+    while (before := _progress(state, minutes)) < 1:
+        step = state["step"]
+        torch.manual_seed(training.seed * 1_000_003 + step)  # so that a resumed run draws the same
+        if before >= training.code_start and not state["code_started"]:
+            model.quantizer.start(encode_cells(model, corpus, corpus.train[:4096]), training.seed)
+            state["code_started"] = True
+        cells = loader.cells_of_step(corpus.train, training.batch_size, step, training.seed)
+        batch = loader.make_batch(
+            corpus.counts[cells], corpus.depth[cells], corpus.batch[cells],
+            hidden_share=training.hidden_share, max_tokens=training.max_tokens,
+            rng=np.random.default_rng([training.seed, 1, step]),
+        ).to(model.device)
+        for group in optimizer.param_groups:
+            group["lr"] = group["base"] * schedule(before, training)
+        with autocast(model):
+            output = model(batch, before)
+        loss = pretraining_loss(output, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip)
+        optimizer.step()
+
+        if state["code_started"]:
+            usage = torch.bincount(output.quantized.codes, minlength=codes)
+            state["usage"] = (np.array(state["usage"]) + usage.cpu().numpy()).tolist()
+        state |= {"step": step + 1, "cells": state["cells"] + len(cells), "loss": loss.item(),
+                  "seconds": time.perf_counter() - start}
+        bar.update()
+        after = _progress(state, minutes)
+        if after >= 1:
+            model.quantizer.settle(encode_cells(model, corpus, corpus.train[:50_000]))
+        if int(after * REPORTS) > int(before * REPORTS):
+            row = report(model, corpus, training, state)
+            bar.set_postfix_str(f"validation {row['validation_cell']:.1f}, "
+                                f"perplexity {row['perplexity']:.1f}")
+            if folder is not None:
+                lines = (json.dumps(row) + "\n" for row in state["history"])
+                weights.write_whole(folder / "history.jsonl", "".join(lines).encode())
+        if folder is not None and after < 1 and state["step"] % checkpoint_every == 0:
+            weights.write_checkpoint(folder / CHECKPOINT, model, optimizer, state)
+    bar.close()
+    return state
+
+
+@torch.no_grad()
+def report(model: CellVQ, corpus: Corpus, training: TrainingConfig, state: dict) -> dict:
+    """Score the validation cells, always with the same genes hidden; add a row to the history.
+
+    Args:
+        model: the model as it stands.
+        corpus: the cells.
+        training: the run's numbers.
+        state: where the run stands; its history grows by the row.
+
+    Returns:
+        The row: step, cells (seen so far), seconds, cells_per_second, loss; validation_cell,
+        validation_code and validation_mean (negative log likelihood per 1,000 hidden genes, decoded
+        from the cell vector, from the code alone, and of the mean profile, a baseline); perplexity,
+        codes_used and usage of the training cells since the last row.
+    """
+    cells = corpus.validation[:1024]
+    batch = loader.make_batch(
+        corpus.counts[cells], corpus.depth[cells], corpus.batch[cells],
+        hidden_share=training.hidden_share, rng=np.random.default_rng([training.seed, 2]),
+    ).to(model.device)
+    model.eval()
+    output = model(batch)
+    model.train()
+    mean = mean_profile(corpus, batch.depth)
+
+    def score(counts: Counts) -> float:
+        return -1000 * float(counts.log_likelihood(batch.counts)[batch.hidden].mean())
+
+    even, used = perplexity(torch.tensor(state["usage"]))
+    row = {
+        "step": state["step"], "cells": state["cells"], "seconds": state["seconds"],
+        "cells_per_second": state["cells"] / state["seconds"] if state["seconds"] else None,
+        "loss": state.get("loss"), "validation_cell": score(output.from_cell),
+        "validation_code": score(output.from_code),
+        "validation_mean": score(mean),
+        "perplexity": even, "codes_used": used, "usage": state["usage"],
+    }
+    state["history"].append(row)
+    state["usage"] = [0] * len(state["usage"])
+    return row
+
+
+@torch.no_grad()
+def encode_cells(model: CellVQ, corpus: Corpus, cells: np.ndarray) -> Tensor:
+    """Return the continuous vectors of whole cells of the corpus, [cells, cell width]."""
+    was_training = model.training
+    model.eval()
+    vectors = [
+        model.encode(loader.make_batch(corpus.counts[part], corpus.depth[part]).to(model.device))
+        for part in np.array_split(cells, math.ceil(len(cells) / 256))
+    ]
+    model.train(was_training)
+    return torch.cat(vectors)
+
+
+def make_optimizer(model: CellVQ, training: TrainingConfig) -> torch.optim.AdamW:
+    """Make AdamW with two rates: the warm start's linear path learns more slowly than the rest."""
+    path = model.cell_vector.components
+    rest = [parameter for parameter in model.parameters() if parameter is not path]
+    slow = {"params": [path], "base": training.warm_path_rate * training.learning_rate}
+    fast = {"params": rest, "base": training.learning_rate}
+    return torch.optim.AdamW([slow, fast], weight_decay=training.weight_decay)
+
+
+def schedule(progress: float, training: TrainingConfig) -> float:
+    """Return the share of the peak learning rate: a linear rise, then a cosine to zero.
+
+    Example:
+        >>> schedule(0.05, TrainingConfig(warmup=0.1)), schedule(1.0, TrainingConfig())
+        (0.5, 0.0)
+    """
+    if progress < training.warmup:
+        return max(progress / training.warmup, 0.02)
+    past = (progress - training.warmup) / (1 - training.warmup)
+    return 0.5 * (1 + math.cos(math.pi * past))
+
+
+def autocast(model: CellVQ) -> torch.autocast:
+    """Return the mixed precision that is fastest here: bf16 where the processor multiplies in it.
+
+    On a CPU that is so for wide models only: at the width of ``tiny`` the conversions cost more
+    than the products gain.
+    """
+    kind = model.device.type
+    if kind == "cuda":
+        has_bf16 = torch.cuda.is_bf16_supported()
+    else:
+        has_bf16 = torch.cpu._is_avx512_bf16_supported() and model.config.width >= 256
+    return torch.autocast(kind, torch.bfloat16, enabled=has_bf16)
+
+
+def read_history(directory: str | Path) -> pd.DataFrame:
+    """Read the history of a run, one row a report; its columns are described at `report`.
+
+    Raises:
+        InputError: the folder holds no history.
+    """
+    path = Path(directory) / "history.jsonl"
+    if not path.exists():
+        raise InputError(f"{path}: there is no such file; name the folder of a pretraining run")
+    return pd.read_json(path, lines=True)
+
+
+def _progress(state: dict, minutes: float | None) -> float:
+    """Return the share of the run that is done, by steps or by the clock."""
+    if minutes is not None:
+        return min(state["seconds"] / (60 * minutes), 1.0)
+    return state["step"] / state["run"]["training"]["steps"]

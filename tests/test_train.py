@@ -1,0 +1,241 @@
+"""Pretraining learns, is reproducible, resumes bit for bit, and loses nothing."""
+
+import json
+import subprocess
+import sys
+import time
+
+import anndata
+import numpy as np
+import pytest
+import torch
+
+import cellvq
+from cellvq import InputError, corpus, objective, tasks, train, weights
+from cellvq.config import ModelConfig, TrainingConfig
+from cellvq.model import CellVQ
+from cellvq.simulate import simulate_cells
+
+
+@pytest.fixture(scope="module")
+def cells():
+    return simulate_cells(cells=600, genes=260, cell_types=4, seed=1)
+
+
+@pytest.fixture(scope="module")
+def run(cells):
+    return cellvq.pretrain(cells, batch="batch", donor="donor", steps=60, codes=16, progress=False)
+
+
+def weights_of(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(first, second):
+    first, second = weights_of(first), weights_of(second)
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_it_learns_from_cells_and_from_codes(run):
+    first, last = run.history.iloc[0], run.history.iloc[-1]
+    assert last.validation_cell < first.validation_cell
+    assert last.validation_cell < last.validation_mean - 5
+    assert last.validation_code < last.validation_mean - 5
+    assert last.codes_used >= 12 and last.perplexity > 6
+    assert len(last.usage) == 16
+
+
+def test_planted_types_are_in_vectors_and_codes(cells, run):
+    encoded = cellvq.encode(cells, run.model)
+    scores = tasks.compare(encoded, "cell_type", donor="donor")
+    value = scores.set_index(["method", "representation", "metric"])["value"]
+    assert value["CellVQ", "embedding", "macro_f1"] > 0.9
+    assert value["CellVQ", "code", "nmi"] > 0.6
+    shuffled = value["CellVQ (labels shuffled)", "embedding", "macro_f1"]
+    assert shuffled < 0.5 < value["CellVQ", "embedding", "macro_f1"]
+
+
+def test_the_batch_is_left_out(cells):
+    with_batch = cellvq.pretrain(cells, batch="batch", steps=30, codes=16, progress=False)
+    without = cellvq.pretrain(cells, steps=30, codes=16, progress=False)
+    told, untold = (
+        tasks.score_embedding(cellvq.encode(cells, r.model), "X_cellvq", "batch")
+        .set_index("metric")["value"]["macro_f1"] for r in (with_batch, without)
+    )
+    assert told < untold - 0.1
+
+
+def test_same_seed_same_weights(cells):
+    a, b = (cellvq.pretrain(cells, steps=4, codes=8, seed=3, progress=False) for _ in range(2))
+    c = cellvq.pretrain(cells, steps=4, codes=8, seed=4, progress=False)
+    assert same(a.model, b.model) and not same(a.model, c.model)
+
+
+@pytest.mark.parametrize("quantizer", ["ema", "soft"])
+def test_killed_run_resumes_bit_for_bit(cells, tmp_path, quantizer):
+    """A process that is killed in mid-run, resumed here, against a run without interruption."""
+    source = tmp_path / "cells.h5ad"
+    cells.write_h5ad(source)
+    options = {"steps": 24, "codes": 8, "quantizer": quantizer, "checkpoint_every": 5}
+    script = (f"import cellvq; cellvq.pretrain({str(source)!r}, output={str(tmp_path / 'run')!r}, "
+              f"progress=False, **{options!r})")
+    process = subprocess.Popen([sys.executable, "-c", script])
+    checkpoint = tmp_path / "run" / "checkpoint.safetensors"
+    while not checkpoint.exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert checkpoint.exists() and not (tmp_path / "run" / "config.json").exists()
+    with pytest.raises(InputError, match="holds this run already; resume it"):
+        cellvq.pretrain(source, output=tmp_path / "run", progress=False, **options)
+    resumed = cellvq.pretrain(
+        source, output=tmp_path / "run", resume=True, progress=False, **options
+    )
+    whole = cellvq.pretrain(source, progress=False, **options)
+    assert same(resumed.model, whole.model)
+    assert not checkpoint.exists()
+    lines = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == whole.history.step.tolist()
+
+
+def test_finished_run_is_read_and_another_is_refused(cells, tmp_path):
+    options = {"steps": 3, "codes": 8, "output": tmp_path, "progress": False}
+    first = cellvq.pretrain(cells, **options)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    again = cellvq.pretrain(cells, resume=True, **options)
+    assert same(first.model, again.model)
+    assert again.history.step.tolist() == first.history.step.tolist()
+    with pytest.raises(InputError, match="already"):
+        cellvq.pretrain(cells, **options)
+    with pytest.raises(InputError, match="differs in its set of cells"):
+        cellvq.pretrain(cells[:-1], resume=True, **options)
+    with pytest.raises(InputError, match="differs in its training"):
+        cellvq.pretrain(cells, resume=True, **(options | {"steps": 4}))
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    replaced = cellvq.pretrain(cells, overwrite=True, **(options | {"steps": 4}))
+    assert same(replaced.model, cellvq.load(tmp_path))
+
+
+def test_clock_limits_a_run(cells):
+    start = time.perf_counter()
+    run = cellvq.pretrain(cells, minutes=0.03, codes=8, progress=False)
+    assert run.history.iloc[-1].seconds >= 1.8
+    assert time.perf_counter() - start < 60
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"batch": "lane"}, "no column 'lane' in obs to use as the batch; there are: .*donor"),
+    ({"preset": "huge"}, "no preset is called 'huge'"),
+    ({"codes": 700}, "more cells than codes|fewer codes"),
+    ({"steps": 3, "minutes": 1.0}, "choose one"),
+    ({"quantizer": "soft", "codes": 20}, "power of two"),
+])
+def test_wrong_settings_are_one_clear_line(cells, options, message):
+    with pytest.raises(InputError, match=message):
+        cellvq.pretrain(cells, progress=False, **options)
+
+
+def test_normalised_values_are_refused(cells):
+    logged = cells.copy()
+    logged.X = logged.X.log1p()
+    with pytest.raises(InputError, match="no raw counts"):
+        cellvq.pretrain(logged, progress=False)
+
+
+def test_several_files_are_joined_on_common_genes(cells, tmp_path):
+    first, second = cells[:300, 10:].copy(), cells[300:, :-10].copy()
+    first.write_h5ad(tmp_path / "first.h5ad")
+    second.write_h5ad(tmp_path / "second.h5ad")
+    data = corpus.gather(
+        [tmp_path / "first.h5ad", tmp_path / "second.h5ad"], 2000, None, None, TrainingConfig()
+    )
+    assert data.batches == ["first", "second"]
+    assert len(data.depth) == 600
+    assert set(data.panel) <= set(cells.var_names[10:-10])
+
+
+def test_validation_holds_out_whole_donors(cells):
+    data = corpus.gather(cells, 2000, None, "donor", TrainingConfig())
+    donors = cells.obs["donor"].to_numpy()
+    assert not set(donors[data.validation]) & set(donors[data.train])
+    assert "donor" in data.split
+
+
+def test_empty_cells_are_left_out_of_training_and_get_no_code(cells, run):
+    some = cells[:50].copy()
+    some.X = some.X.tolil()
+    some.X[[3, 7]] = 0
+    some.X = some.X.tocsr()
+    encoded = cellvq.encode(some, run.model)
+    assert encoded.obs["cellvq_code"].isna().sum() == 2
+    assert encoded.uns["cellvq"]["empty_cells"] == 2
+    assert np.isnan(encoded.obsm["X_cellvq"][3]).all()
+    assert len(corpus.gather(some, 2000, None, None, TrainingConfig()).depth) == 48
+
+
+def test_encoding_does_not_depend_on_company_or_gene_order(cells, run):
+    encoded = cellvq.encode(cells, run.model)
+    some = np.random.default_rng(0).permutation(cells.n_obs)[:37]
+    genes = np.random.default_rng(1).permutation(cells.n_vars)
+    again = cellvq.encode(cells[some][:, genes].copy(), run.model)
+    assert np.allclose(encoded.obsm["X_cellvq"][some], again.obsm["X_cellvq"], atol=1e-5)
+    assert list(encoded.obs["cellvq_code"].iloc[some]) == list(again.obs["cellvq_code"])
+    assert encoded.obs["cellvq_confidence"].between(0, 1).all()
+
+
+def test_encoded_cells_survive_a_file(cells, run, tmp_path):
+    encoded = cellvq.encode(cells, run.model)
+    encoded.write_h5ad(tmp_path / "encoded.h5ad")
+    back = anndata.read_h5ad(tmp_path / "encoded.h5ad")
+    assert back.uns["cellvq"]["genes_matched"] == len(run.model.panel)
+    assert (back.obs["cellvq_code"] == encoded.obs["cellvq_code"]).all()
+
+
+def test_no_common_gene_is_one_clear_line(cells, run):
+    other = cells.copy()
+    other.var_names = [f"zebra{i}" for i in range(other.n_vars)]
+    with pytest.raises(InputError, match="zebra"):
+        cellvq.encode(other, run.model)
+
+
+def test_warm_start_is_a_principal_component_analysis(cells):
+    data = corpus.gather(cells, 2000, None, None, TrainingConfig(validation_share=0.0))
+    model = CellVQ(ModelConfig(), data.panel).eval()
+    objective.warm_start(model, data)
+    model.cell_vector.gate.data.zero_()
+    vectors = train.encode_cells(model, data, data.train)
+    assert torch.allclose(vectors.mean(0), torch.zeros(vectors.shape[1]), atol=1e-3)
+    covariance = torch.cov(vectors.T)
+    power = covariance.diagonal()
+    assert (covariance - torch.diag(power)).abs().max() < 0.05 * power.max()
+    assert (power[:-1] >= power[1:] - 0.05 * power.max()).all()
+
+
+def test_damaged_models_are_one_clear_line(cells, tmp_path):
+    cellvq.pretrain(cells, steps=2, codes=8, output=tmp_path, progress=False)
+    path = tmp_path / "model.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[:-100])
+    with pytest.raises(InputError, match="not the weights that config.json names"):
+        cellvq.load(tmp_path)
+    path.write_bytes(content)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for change, message in (
+        ({"format": 99}, "format 99"),
+        ({"panel": config["panel"][:-1]}, "shape"),
+        ({"model": {**config["model"], "wings": 2}}, "'wings' is unknown"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(InputError, match=message):
+            cellvq.load(tmp_path)
+    with pytest.raises(InputError, match="is a preset to pretrain"):
+        cellvq.load("tiny")
+
+
+def test_failed_write_leaves_what_was_there(tmp_path):
+    path = tmp_path / "file"
+    weights.write_whole(path, b"old")
+    (tmp_path / ".file.new").mkdir()  # stands in for a disk that cannot be written to
+    with pytest.raises((InputError, OSError)):
+        weights.write_whole(path, b"new")
+    assert path.read_bytes() == b"old"
