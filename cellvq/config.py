@@ -25,7 +25,7 @@ class QuantizerConfig:
     """The single-cell discretization (SCD): how a cell vector becomes a code."""
 
     kind: str = "ema"
-    """``ema``: codebook of running means; ``soft``: soft conditional codebook as in the release."""
+    """``ema`` for a codebook of running means, ``soft`` for the release's soft conditional one."""
     codes: int = 32
     """Size of the codebook; a power of two for ``soft``, whose codes are bit vectors."""
     commitment: float = 0.25
@@ -63,12 +63,12 @@ class ModelConfig:
     """Hidden width of each layer's feed-forward network."""
     value_bins: int = 16
     """Soft bins into which an expression value is discretised."""
-    cell_width: int = 16
+    cell_width: int = 24
     """Width of the cell vector, which is also the number of components of the warm start."""
     decoder_width: int = 64
     """Hidden width of the decoder's nonlinear part, which also sees the batch."""
     panel_size: int = 2000
-    """Genes the model sees: all of the data's, or this many highly variable ones."""
+    """At most this many genes are seen, the highly variable ones where there are more."""
     likelihood: str = "zinb"
     """``zinb`` or ``nb``: distribution of a gene's counts given the cell."""
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
@@ -86,7 +86,7 @@ class ModelConfig:
 class TrainingConfig:
     """One pretraining run: how long, how fast, on what task."""
 
-    steps: int = 300
+    steps: int = 150
     """Optimizer steps."""
     batch_size: int = 128
     """Cells a step."""
@@ -94,6 +94,8 @@ class TrainingConfig:
     """Peak learning rate, reached after the warm-up and followed by a cosine to zero."""
     warm_path_rate: float = 0.3
     """The linear path of the warm start learns at this share of the learning rate."""
+    decoder_rate: float = 15.0
+    """The decoder learns at this multiple, as it has to follow what the encoder changes."""
     warmup: float = 0.05
     """Share of the steps over which the learning rate rises."""
     weight_decay: float = 0.01

@@ -1,6 +1,7 @@
 """A trained model and cells -> vectors, codes and confidences in the AnnData contract.
 
-The room is not called ``encode``: a module and a function of one name shadow each other in a package.
+The room is not called ``encode``, since a module and a function of one name in a package shadow
+each other.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 TOKENS_AT_ONCE = 100_000
-"""Tokens (cells x expressed genes) that pass the model at once: about 200 MB for ``tiny``."""
+"""Tokens (cells x expressed genes) that pass the model at once, about 200 MB for ``tiny``."""
 
 
 def load(name_or_path: str | Path) -> CellVQ:
@@ -75,7 +76,7 @@ def encode(cells: AnnData | str | Path, model: CellVQ | str | Path) -> AnnData:
         >>> cells = simulate_cells(cells=200)
         >>> run = cellvq.pretrain(cells, steps=3, codes=8, progress=False)
         >>> encode(cells, run.model).obsm["X_cellvq"].shape
-        (200, 16)
+        (200, 24)
     """
     from cellvq import datasets, genes
 

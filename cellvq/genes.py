@@ -66,7 +66,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether the cells can be used: no finding is an error."""
+        """Whether the cells can be used, as no finding is an error."""
         return all(finding.level != "error" for finding in self.findings)
 
     def to_dict(self) -> dict:

@@ -180,7 +180,7 @@ class CellVQ(nn.Module):
         >>> model = CellVQ(ModelConfig(), panel=["CD3D", "LYZ", "NKG7"]).eval()
         >>> output = model(make_batch(csr_matrix([[5, 0, 1], [0, 9, 0]])))
         >>> output.cell.shape, output.from_code.mean.shape
-        (torch.Size([2, 16]), torch.Size([2, 3]))
+        (torch.Size([2, 24]), torch.Size([2, 3]))
     """
 
     def __init__(self, config: ModelConfig, panel: list[str], batches: list[str] = ()) -> None:

@@ -16,6 +16,10 @@ from cellvq.corpus import Corpus
 from cellvq.loader import Batch
 from cellvq.model import CellVQ, Counts, Output
 
+SCALE_POWER = 0.75
+"""Genes are divided by this power of their standard deviation, from 0 (not) to 1 (wholly)."""
+WARM_CELLS = 20_000
+"""The warm start looks at no more cells than this."""
 GROUPS = 12
 """Groups of like cells within which the warm start compares batches."""
 SHIFTS_LEFT_OUT = 8
@@ -26,37 +30,46 @@ LIKELIHOOD_WEIGHT = 10.0
 
 @torch.no_grad()
 def warm_start(model: CellVQ, corpus: Corpus) -> None:
-    """Start the model as a principal component analysis of its training cells.
+    """Start the model as a principal component analysis of its training cells, made for counts.
 
-    Genes are scaled by the square root of their standard deviation (between plain and unit-variance
-    PCA). Where there are batches, directions in which batches differ within groups of like cells
-    are left out, so that cells of one kind lie together whatever their batch, and a new cell needs
-    no batch to be placed. The decoder starts as the way back.
+    Three things differ from the usual one. The molecules of each cell are dealt into two halves,
+    and the axes are those of the covariance *between* the halves, in which counting noise, being
+    independent, cancels (count splitting, doi 10.1093/biostatistics/kxac047). Genes are scaled by a
+    power of their standard deviation, between none and unit variance. Where there are batches,
+    directions in which batches differ within groups of like cells are left out, so that cells of
+    one kind lie together whatever their batch, and a new cell needs no batch to be placed.
+
+    The decoder starts as the way back, each axis shrunk to the share of it that is not noise.
 
     Args:
         model: a fresh model; its linear path, gene embedding and decoder are filled in.
-        corpus: the cells; only ``corpus.train`` are looked at.
+        corpus: the cells; at most ``WARM_CELLS`` of ``corpus.train`` are looked at.
     """
-    counts, depth = corpus.counts[corpus.train], corpus.depth[corpus.train]
-    batch, panel = corpus.batch[corpus.train], len(corpus.panel)
-    values = counts.multiply((1e4 / depth)[:, None]).tocsr().log1p()
+    rng = np.random.default_rng(0)
+    cells = corpus.train
+    if len(cells) > WARM_CELLS:
+        cells = np.sort(rng.choice(cells, WARM_CELLS, replace=False))
+    counts, depth, batch = corpus.counts[cells], corpus.depth[cells], corpus.batch[cells]
+    panel, width = len(corpus.panel), min(model.config.cell_width, len(corpus.panel))
+    values = log_values(counts, depth)
     mean = np.asarray(values.mean(0)).ravel()
     variance = np.asarray(values.multiply(values).mean(0)).ravel() - mean**2
-    scale = 1 / np.sqrt(np.sqrt(np.maximum(variance, 0)) + 1e-2)
+    scale = 1 / (np.maximum(variance, 0) ** (SCALE_POWER / 2) + 1e-2)
 
-    covariance = within_batch_covariance(values, batch) * scale[:, None] * scale
-    width = min(model.config.cell_width, panel)
-    power, axes = principal_axes(covariance, width)
+    covariance = signal_covariance(counts, depth, batch, rng) * scale[:, None] * scale
+    signal, axes = principal_axes(covariance, width)
     for attempt in range(2 if len(np.unique(batch)) > 1 else 0):
-        rng = np.random.default_rng([attempt])
         with warnings.catch_warnings():  # an empty group does no harm
             warnings.simplefilter("ignore")
-            groups = kmeans2(values @ (scale[:, None] * axes), GROUPS, minit="++", rng=rng)[1]
+            start = np.random.default_rng([attempt])
+            groups = kmeans2(values @ (scale[:, None] * axes), GROUPS, minit="++", rng=start)[1]
         shifts = batch_shifts(values, groups, batch) * scale
         left_out = np.linalg.svd(shifts, full_matrices=False)[2][:SHIFTS_LEFT_OUT]
         keep = np.eye(panel) - left_out.T @ left_out
-        power, axes = principal_axes(keep @ covariance @ keep, width)
-    unit = math.sqrt(power.mean())
+        signal, axes = principal_axes(keep @ covariance @ keep, width)
+    vectors = values @ (scale[:, None] * axes)
+    total = vectors.var(0)
+    unit = math.sqrt(total.mean())
 
     def put(parameter: Tensor, value: np.ndarray) -> None:
         parameter.copy_(torch.as_tensor(value, dtype=parameter.dtype))
@@ -66,16 +79,22 @@ def warm_start(model: CellVQ, corpus: Corpus) -> None:
     put(model.cell_vector.components[:, :width], scale[:, None] * axes / unit)
     genes = min(width, model.config.width)
     put(model.gene_embedding.weight[:panel, :genes], 0.3 * math.sqrt(panel) * axes[:, :genes])
-    put(model.decoder.queries[:, :width], axes * unit / scale[:, None])
+    reliable = np.clip(signal / total, 0.05, 1)
+    put(model.decoder.queries[:, :width], axes * reliable * unit / scale[:, None])
     average = mean_profile(corpus, torch.tensor([1e4]))
     put(model.decoder.log_rate, (average.mean[0] + 1e-3).log())
     # The inverse of softplus, which the decoder applies.
     put(model.decoder.log_dispersion, average.dispersion.clamp(0.05, 50).expm1().log())
     for number in range(len(model.batches)):
         of_batch = batch == number
-        rate = np.asarray(counts[of_batch].sum(0)).ravel() / depth[of_batch].sum() * 1e4
+        rate = np.asarray(counts[of_batch].sum(0)).ravel() / max(depth[of_batch].sum(), 1) * 1e4
         shift = np.log((rate + 0.05) / (average.mean[0].numpy() + 0.05))
         put(model.decoder.batch_shift[number], shift)
+
+
+def log_values(counts: csr_matrix, depth: np.ndarray) -> csr_matrix:
+    """Return ln(1 + 10,000 * count / depth), as `model.log_normalise`, sparse [cells, panel]."""
+    return counts.multiply((1e4 / depth)[:, None]).tocsr().log1p()
 
 
 def principal_axes(covariance: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -93,11 +112,31 @@ def principal_axes(covariance: np.ndarray, width: int) -> tuple[np.ndarray, np.n
     return power, axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(width)])
 
 
-def within_batch_covariance(values: csr_matrix, batch: np.ndarray) -> np.ndarray:
-    """Return the covariance of genes around the mean of each cell's batch, [genes, genes]."""
-    means, sizes = group_means(values, batch)
-    square = np.asarray((values.T @ values).todense())
-    return square / len(batch) - (means.T * (sizes / len(batch))) @ means
+def signal_covariance(
+    counts: csr_matrix, depth: np.ndarray, batch: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Return the covariance of genes around the mean of each cell's batch, without counting noise.
+
+    Args:
+        counts: UMI counts, [cells, genes].
+        depth: total UMI counts, [cells].
+        batch: index of the batch, [cells].
+        rng: deals the molecules of each cell into two halves, twice.
+
+    Returns:
+        Covariance between the halves, [genes, genes].
+    """
+    found = 0.0
+    for _ in range(2):
+        first, second = counts.copy(), counts.copy()
+        first.data = rng.binomial(counts.data.astype(int), 0.5).astype(counts.dtype)
+        second.data = counts.data - first.data
+        first, second = (log_values(half, depth / 2) for half in (first, second))
+        (means, sizes), (others, _) = group_means(first, batch), group_means(second, batch)
+        product = np.asarray((first.T @ second).todense()) / len(batch)
+        product -= (means.T * (sizes / len(batch))) @ others
+        found = found + (product + product.T) / 4
+    return found
 
 
 def batch_shifts(values: csr_matrix, groups: np.ndarray, batch: np.ndarray) -> np.ndarray:

@@ -6,11 +6,12 @@ it lasts a checkpoint from which it resumes bit for bit.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,9 +24,9 @@ from tqdm import tqdm
 from cellvq import InputError, config, loader, weights
 from cellvq.config import TrainingConfig
 from cellvq.corpus import Corpus, gather
-from cellvq.model import CellVQ, Counts
-from cellvq.objective import mean_profile, pretraining_loss, warm_start
-from cellvq.quantize import perplexity
+from cellvq.history import read_history, report, write_history
+from cellvq.model import CellVQ
+from cellvq.objective import pretraining_loss, warm_start
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -42,7 +43,7 @@ class Pretrained(NamedTuple):
     model: CellVQ
     """The trained model, in evaluation mode."""
     history: pd.DataFrame
-    """One row a report; columns as `report` writes them."""
+    """One row a report; columns as `history.report` writes them."""
 
 
 def pretrain(
@@ -67,7 +68,8 @@ def pretrain(
     Args:
         cells: cells with raw counts, or the file (or files, joined on common genes) they are in.
         preset: size of the model, a name of ``config.PRESETS``.
-        batch: column of ``obs`` with the batch, which the cell vector is then kept free of.
+        batch: column of ``obs`` with the batch. The decoder sees it, and the warm start leaves it
+            out, so that vectors and codes carry little of it.
         donor: column of ``obs`` with the donor; whole donors are kept for validation.
         steps: optimizer steps; by default those of the preset.
         minutes: train for this long instead; such a run is not reproducible to the bit.
@@ -122,7 +124,7 @@ def pretrain(
         return Pretrained(weights.read_model(folder)[0], read_history(folder))
     state = {"run": run, "step": 0, "cells": 0, "seconds": 0.0, "code_started": False,
              "usage": [0] * size.quantizer.codes, "history": []}
-    with torch.random.fork_rng(devices=[]):
+    with reproducible():
         torch.manual_seed(seed)
         model = CellVQ(size, data.panel, data.batches)
         model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -209,55 +211,11 @@ def _train(
             bar.set_postfix_str(f"validation {row['validation_cell']:.1f}, "
                                 f"perplexity {row['perplexity']:.1f}")
             if folder is not None:
-                lines = (json.dumps(row) + "\n" for row in state["history"])
-                weights.write_whole(folder / "history.jsonl", "".join(lines).encode())
+                write_history(folder, state["history"])
         if folder is not None and after < 1 and state["step"] % checkpoint_every == 0:
             weights.write_checkpoint(folder / CHECKPOINT, model, optimizer, state)
     bar.close()
     return state
-
-
-@torch.no_grad()
-def report(model: CellVQ, corpus: Corpus, training: TrainingConfig, state: dict) -> dict:
-    """Score the validation cells, always with the same genes hidden; add a row to the history.
-
-    Args:
-        model: the model as it stands.
-        corpus: the cells.
-        training: the run's numbers.
-        state: where the run stands; its history grows by the row.
-
-    Returns:
-        The row: step, cells (seen so far), seconds, cells_per_second, loss; validation_cell,
-        validation_code and validation_mean (negative log likelihood per 1,000 hidden genes, decoded
-        from the cell vector, from the code alone, and of the mean profile, a baseline); perplexity,
-        codes_used and usage of the training cells since the last row.
-    """
-    cells = corpus.validation[:1024]
-    batch = loader.make_batch(
-        corpus.counts[cells], corpus.depth[cells], corpus.batch[cells],
-        hidden_share=training.hidden_share, rng=np.random.default_rng([training.seed, 2]),
-    ).to(model.device)
-    model.eval()
-    output = model(batch)
-    model.train()
-    mean = mean_profile(corpus, batch.depth)
-
-    def score(counts: Counts) -> float:
-        return -1000 * float(counts.log_likelihood(batch.counts)[batch.hidden].mean())
-
-    even, used = perplexity(torch.tensor(state["usage"]))
-    row = {
-        "step": state["step"], "cells": state["cells"], "seconds": state["seconds"],
-        "cells_per_second": state["cells"] / state["seconds"] if state["seconds"] else None,
-        "loss": state.get("loss"), "validation_cell": score(output.from_cell),
-        "validation_code": score(output.from_code),
-        "validation_mean": score(mean),
-        "perplexity": even, "codes_used": used, "usage": state["usage"],
-    }
-    state["history"].append(row)
-    state["usage"] = [0] * len(state["usage"])
-    return row
 
 
 @torch.no_grad()
@@ -273,13 +231,33 @@ def encode_cells(model: CellVQ, corpus: Corpus, cells: np.ndarray) -> Tensor:
     return torch.cat(vectors)
 
 
+@contextlib.contextmanager
+def reproducible() -> Iterator[None]:
+    """Leave torch's draws as they were, and on a CPU add up in an order that never changes.
+
+    Without it two threads add the gradients of an indexed tensor in the order in which they finish,
+    and two runs with one seed part in the last bits.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            torch.use_deterministic_algorithms(not torch.cuda.is_available() or before)
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before)
+
+
 def make_optimizer(model: CellVQ, training: TrainingConfig) -> torch.optim.AdamW:
-    """Make AdamW with two rates: the warm start's linear path learns more slowly than the rest."""
-    path = model.cell_vector.components
-    rest = [parameter for parameter in model.parameters() if parameter is not path]
-    slow = {"params": [path], "base": training.warm_path_rate * training.learning_rate}
-    fast = {"params": rest, "base": training.learning_rate}
-    return torch.optim.AdamW([slow, fast], weight_decay=training.weight_decay)
+    """Make AdamW with three rates: slow for the warm start's linear path, fast for the decoder."""
+    rates = {"cell_vector.components": training.warm_path_rate, "decoder": training.decoder_rate}
+    groups: dict[float, list] = {}
+    for name, parameter in model.named_parameters():
+        rate = next((rate for part, rate in rates.items() if name.startswith(part)), 1.0)
+        groups.setdefault(rate, []).append(parameter)
+    return torch.optim.AdamW(
+        [{"params": parameters, "base": rate * training.learning_rate}
+         for rate, parameters in groups.items()], weight_decay=training.weight_decay,
+    )
 
 
 def schedule(progress: float, training: TrainingConfig) -> float:
@@ -307,18 +285,6 @@ def autocast(model: CellVQ) -> torch.autocast:
     else:
         has_bf16 = torch.cpu._is_avx512_bf16_supported() and model.config.width >= 256
     return torch.autocast(kind, torch.bfloat16, enabled=has_bf16)
-
-
-def read_history(directory: str | Path) -> pd.DataFrame:
-    """Read the history of a run, one row a report; its columns are described at `report`.
-
-    Raises:
-        InputError: the folder holds no history.
-    """
-    path = Path(directory) / "history.jsonl"
-    if not path.exists():
-        raise InputError(f"{path}: there is no such file; name the folder of a pretraining run")
-    return pd.read_json(path, lines=True)
 
 
 def _progress(state: dict, minutes: float | None) -> float:

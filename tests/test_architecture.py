@@ -1,0 +1,100 @@
+"""The house: imports point to a lower floor, rooms stay small, most of them need no torch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "cellvq"
+
+# From the ground up; a module may import only from the rows below its own. `cellvq` itself
+# (InputError, the version) lies below everything.
+FLOORS = (
+    ("config", "counts", "evidence", "loader", "notebooks", "profiles", "simulate", "style"),
+    ("book", "evaluate", "genes", "graphview", "quantize", "scores", "truth"),
+    ("datasets", "markers", "model", "plot", "signals", "tasks"),
+    ("codes", "corpus", "graph", "weights"),
+    ("encoding", "objective"),
+    ("history",),
+    ("train",),
+    ("__main__",),
+)
+FLOOR = {module: number for number, row in enumerate(FLOORS) for module in row}
+WITHOUT_TORCH = {
+    "book", "codes", "counts", "datasets", "evaluate", "evidence", "genes", "graph", "graphview",
+    "markers", "notebooks", "plot", "profiles", "scores", "signals", "simulate", "style", "tasks",
+    "truth",
+}
+# What a bare machine with a GPU has: these rooms import nothing else when they are imported.
+BARE = {"config", "loader", "model", "quantize", "weights"}
+BARE_LIBRARIES = {"cellvq", "numpy", "safetensors", "scipy", "torch"}
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+
+
+def imports(module: str, *, at_once: bool = False) -> set[str]:
+    """Every module that a room imports, also inside functions unless ``at_once``."""
+    tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+    nodes = tree.body if at_once else ast.walk(tree)
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative import; write `from cellvq import ...`"
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def rooms(module: str) -> set[str]:
+    """The rooms of this house that a room imports."""
+    parts = (name.split(".") for name in imports(module))
+    return {part[1] for part in parts if part[0] == "cellvq" and part[1:] and part[1] in MODULES}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down(module):
+    assert module in FLOOR, f"give {module} its floor in tests/test_architecture.py"
+    upward = {room for room in rooms(module) if FLOOR[room] >= FLOOR[module]}
+    assert not upward, f"{module} imports {upward}, which stand no lower"
+
+
+def test_every_floor_is_lived_on():
+    assert set(FLOOR) == set(MODULES)
+
+
+@pytest.mark.parametrize("module", [*MODULES, "__init__"])
+def test_a_module_has_one_purpose(module):
+    lines = (PACKAGE / f"{module}.py").read_text(encoding="utf-8").count("\n")
+    assert lines <= 330, f"{module} has {lines} lines: does it hold two purposes?"
+
+
+@pytest.mark.parametrize("module", sorted(BARE))
+def test_core_rooms_run_on_a_bare_machine(module):
+    foreign = {name.split(".")[0] for name in imports(module, at_once=True)}
+    assert not foreign - BARE_LIBRARIES - sys.stdlib_module_names
+
+
+def test_rooms_without_torch_do_not_load_it():
+    named = ", ".join(f"cellvq.{module}" for module in sorted(WITHOUT_TORCH))
+    code = f"import sys, {named}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    direct = {module for module in WITHOUT_TORCH
+              if {"torch"} & {name.split(".")[0] for name in imports(module)}}
+    assert not direct
+
+
+def test_importing_the_package_is_instant():
+    code = "import sys, cellvq; sys.exit(bool({'numpy', 'torch', 'pandas'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("module", [*MODULES, "__init__"])
+def test_public_names_say_what_they_are_for(module):
+    tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree), f"{module} has no docstring"
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            first = (ast.get_docstring(node) or "").split("\n")[0]
+            assert first.endswith((".", "?", "!")), f"{module}.{node.name}: one complete first line"

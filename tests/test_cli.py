@@ -1,0 +1,180 @@
+"""The command line: its words are a promise, and every mistake ends in one line."""
+
+import hashlib
+import json
+import subprocess
+import sys
+
+import anndata
+import numpy as np
+import pytest
+
+import cellvq
+from cellvq import simulate
+from cellvq.__main__ import main
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with one file of cells and, pretrained on it by the command line, one model."""
+    folder = tmp_path_factory.mktemp("cli")
+    cells = simulate.simulate_cells(cells=160, seed=5)
+    cells.layers["counts"] = cells.X.copy()
+    cells.X = np.log1p(cells.X.toarray())
+    cells.obs["patient"] = cells.obs["donor"].astype(str)
+    cells.write_h5ad(folder / "cells.h5ad")
+    assert main(["pretrain", str(folder / "cells.h5ad"), "--preset", "tiny", "--batch", "batch",
+                 "--steps", "2", "--seed", "3", "--checkpoint-every", "1",
+                 "--output", str(folder / "model")]) == 0
+    return folder
+
+
+def one_line(capsys, status, *arguments):
+    """Run a command that must fail with one line, and give the line."""
+    try:
+        assert main([str(word) for word in arguments]) == status
+    except SystemExit as end:  # argparse ends in this way
+        assert end.code == status
+    printed = capsys.readouterr()
+    assert printed.err.startswith("cellvq: ") and printed.err.count("\n") == 1
+    return printed.err
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_every_verb_has_help_with_an_example(capsys):
+    for verb in ("check", "pretrain", "encode", "book"):
+        with pytest.raises(SystemExit) as end:
+            main([verb, "--help"])
+        assert end.value.code == 0 and f"Example: cellvq {verb}" in capsys.readouterr().out
+
+
+def test_module_and_version():
+    run = subprocess.run([sys.executable, "-m", "cellvq", "--version"], capture_output=True,
+                         text=True, check=True)
+    assert run.stdout == f"cellvq {cellvq.__version__}\n"
+
+
+def test_check_speaks_to_people_and_to_programs(folder, capsys):
+    file = str(folder / "cells.h5ad")
+    assert main(["check", file, "--label", "cell_type", "--batch", "patient"]) == 0
+    page = capsys.readouterr().out
+    assert page.startswith("cells.h5ad: 160 cells x 400 genes, ready for CellVQ.")
+    assert 'found in layers["counts"]' in page and "patient (" in page
+    assert main(["check", file, "--json", "--model", str(folder / "model")]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["ok"] and record["panel_matched"] == record["panel_genes"] > 300
+
+
+def test_check_of_a_file_that_cannot_be_used_ends_with_2(tmp_path, capsys):
+    cells = simulate.simulate_cells(cells=20)
+    cells.X = np.log1p(cells.X.toarray())
+    cells.write_h5ad(tmp_path / "logged.h5ad")
+    assert main(["check", str(tmp_path / "logged.h5ad")]) == 2
+    assert "error: No raw counts: X holds values such as" in capsys.readouterr().out
+    assert main(["check", str(tmp_path / "logged.h5ad"), "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["ok"] is False
+    assert main(["check", "simulated", "--label", "celltype"]) == 2
+    assert "there is no column 'celltype'" in capsys.readouterr().out.lower()
+
+
+def test_pretrain_writes_a_model_and_says_where(folder):
+    assert {"model.safetensors", "config.json", "history.jsonl"} <= {
+        path.name for path in (folder / "model").iterdir()
+    }
+
+
+def test_encode_adds_to_the_file_and_keeps_what_was_there(folder, capsys):
+    source, output = folder / "cells.h5ad", folder / "new" / "encoded.h5ad"
+    before = digest(source)
+    assert main(["encode", str(source), "--model", str(folder / "model"),
+                 "--output", str(output)]) == 0
+    assert "160 cells have one of" in capsys.readouterr().out
+    cells, encoded = anndata.read_h5ad(source), anndata.read_h5ad(output)
+    assert digest(source) == before and (encoded.X == cells.X).all()
+    assert (encoded.obs[list(cells.obs)] == cells.obs).all(axis=None)
+    assert encoded.obsm["X_cellvq"].shape == encoded.obsm["X_cellvq_code"].shape
+    assert encoded.obs["cellvq_code"].str.fullmatch(r"C\d\d").all()
+    assert encoded.obs["cellvq_confidence"].between(0, 1).all()
+    assert simulate.truth(encoded)["markers"].equals(simulate.truth(cells)["markers"])
+    assert [path.name for path in output.parent.iterdir()] == ["encoded.h5ad"]
+
+
+def test_encode_never_harms_a_file(folder, tmp_path, capsys, monkeypatch):
+    source, model = folder / "cells.h5ad", folder / "model"
+    output, before = tmp_path / "encoded.h5ad", digest(source)
+    encode = ("encode", source, "--model", model, "--output")
+    assert "the input itself" in one_line(capsys, 2, *encode, source, "--overwrite")
+    assert "must end in .h5ad" in one_line(capsys, 2, *encode, tmp_path / "encoded.csv")
+    (tmp_path / "folder.h5ad").mkdir()
+    assert "this is a folder" in one_line(capsys, 2, *encode, tmp_path / "folder.h5ad")
+    output.write_text("an earlier result")
+    assert "add --overwrite" in one_line(capsys, 2, *encode, output)
+
+    def write_half(self, path):
+        path.write_text("half a file")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(anndata.AnnData, "write_h5ad", write_half)
+    line = one_line(capsys, 2, *encode, output, "--overwrite")
+    assert "No space left on device" in line and output.read_text() == "an earlier result"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["encoded.h5ad", "folder.h5ad"]
+    monkeypatch.undo()
+    assert main([str(word) for word in (*encode, output, "--overwrite")]) == 0
+    assert anndata.read_h5ad(output).n_obs == 160 and digest(source) == before
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["check", "none.h5ad"], "none.h5ad: there is no such file"),
+    (["check", "."], "this is a folder"),
+    (["check", "pbmc30k"], "neither a file nor a known data set"),
+    (["check", __file__], "not an .h5ad file"),
+    (["check"], "FILE; see cellvq check --help"),
+    (["check", "simulated", "--lable", "x"], "unrecognized arguments: --lable x"),
+    (["chekc", "simulated"], "invalid choice: 'chekc'"),
+    (["pretrain", "none.h5ad", "--output", "OUT"], "none.h5ad: there is no such file"),
+    (["pretrain", "simulated"], "--output"),
+    (["pretrain", "simulated", "--preset", "huge", "--output", "OUT"], "'huge'"),
+    (["pretrain", "simulated", "--batch", "lane", "--output", "OUT"], "'lane'"),
+    (["pretrain", "simulated", "--steps", "0", "--output", "OUT"], "whole number above 0"),
+    (["pretrain", "simulated", "--minutes", "nan", "--output", "OUT"], "number above 0"),
+    (["pretrain", "simulated", "--minutes", "1", "--steps", "2", "--output", "OUT"], "not allowed"),
+    (["encode", "simulated", "--model", "nowhere", "--output", "OUT.h5ad"], "nowhere"),
+    (["book", "--profile", "nowhere"], "nowhere"),
+])
+def test_mistakes_end_in_one_line(arguments, words, capsys, tmp_path):
+    arguments = [word.replace("OUT", str(tmp_path / "out")) for word in arguments]
+    assert words in one_line(capsys, 2, *arguments)
+    assert not list(tmp_path.iterdir())  # nothing half-made stays behind
+
+
+def test_encode_of_cells_the_model_does_not_know(folder, tmp_path, capsys):
+    cells = simulate.simulate_cells(cells=20)
+    cells.var_names = [f"Gene{i}" for i in range(cells.n_vars)]
+    cells.write_h5ad(tmp_path / "strange.h5ad")
+    line = one_line(capsys, 2, "encode", tmp_path / "strange.h5ad", "--model", folder / "model",
+                    "--output", tmp_path / "out.h5ad")
+    assert "no gene of the cells is known to the model" in line
+    assert not (tmp_path / "out.h5ad").exists()
+
+
+def test_interruption_is_one_line(capsys, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cellvq.train.pretrain", interrupt)
+    status = main(["pretrain", "simulated", "--output", "out"])
+    printed = capsys.readouterr().err
+    assert status == 130 and "interrupted; go on with the same command and --resume" in printed
+
+
+def test_a_book_with_failed_pages_ends_with_1(monkeypatch):
+    class Result:
+        ok = False
+
+    monkeypatch.setattr("cellvq.book.build_book", lambda profile: Result())
+    assert main(["book", "--profile", "smoke"]) == 1
+    Result.ok = True
+    assert main(["book"]) == 0
