@@ -57,7 +57,7 @@ class ModelConfig:
     """Width of a gene token in the transformer."""
     layers: int = 2
     """Transformer layers."""
-    heads: int = 4
+    heads: int = 2
     """Attention heads; they divide the width."""
     feedforward: int = 128
     """Hidden width of each layer's feed-forward network."""
@@ -86,9 +86,9 @@ class ModelConfig:
 class TrainingConfig:
     """One pretraining run: how long, how fast, on what task."""
 
-    steps: int = 150
+    steps: int = 300
     """Optimizer steps."""
-    batch_size: int = 128
+    batch_size: int = 64
     """Cells a step."""
     learning_rate: float = 7e-4
     """Peak learning rate, reached after the warm-up and followed by a cosine to zero."""
@@ -104,7 +104,7 @@ class TrainingConfig:
     """Largest norm of the gradient."""
     hidden_share: float = 0.25
     """Share of all genes, expressed or not, that are held out of the input, to be predicted."""
-    max_tokens: int = 128
+    max_tokens: int = 96
     """Expressed genes of a cell that a training step shows to the transformer, drawn at random."""
     code_start: float = 0.2
     """Share of the steps before the codebook starts on the cell vectors reached so far."""

@@ -238,13 +238,16 @@ def reproducible() -> Iterator[None]:
     Without it two threads add the gradients of an indexed tensor in the order in which they finish,
     and two runs with one seed part in the last bits.
     """
-    before = torch.are_deterministic_algorithms_enabled()
+    settings, before = torch.utils.deterministic, torch.are_deterministic_algorithms_enabled()
+    filled = settings.fill_uninitialized_memory
     with torch.random.fork_rng(devices=[]):
         try:
             torch.use_deterministic_algorithms(not torch.cuda.is_available() or before)
+            settings.fill_uninitialized_memory = False  # it costs time, and nothing here reads it
             yield
         finally:
             torch.use_deterministic_algorithms(before)
+            settings.fill_uninitialized_memory = filled
 
 
 def make_optimizer(model: CellVQ, training: TrainingConfig) -> torch.optim.AdamW:
