@@ -63,7 +63,7 @@ class ModelConfig:
     """Hidden width of each layer's feed-forward network."""
     value_bins: int = 16
     """Soft bins into which an expression value is discretised."""
-    cell_width: int = 24
+    cell_width: int = 16
     """Width of the cell vector, which is also the number of components of the warm start."""
     decoder_width: int = 64
     """Hidden width of the decoder's nonlinear part, which also sees the batch."""

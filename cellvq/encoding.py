@@ -76,7 +76,7 @@ def encode(cells: AnnData | str | Path, model: CellVQ | str | Path) -> AnnData:
         >>> cells = simulate_cells(cells=200)
         >>> run = cellvq.pretrain(cells, steps=3, codes=8, progress=False)
         >>> encode(cells, run.model).obsm["X_cellvq"].shape
-        (200, 24)
+        (200, 16)
     """
     from cellvq import datasets, genes
 

@@ -113,6 +113,7 @@ class CellVector(nn.Module):
     def __init__(self, panel: int, pooled: int, width: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(panel))  # of the log-normalised training cells
+        self.register_buffer("ceiling", torch.full((panel,), 100.0))  # no cell counts for more
         self.components = nn.Parameter(torch.randn(panel, width) / math.sqrt(panel))
         self.norm = nn.LayerNorm(pooled)
         self.view = nn.Linear(pooled, width)
@@ -120,7 +121,7 @@ class CellVector(nn.Module):
 
     def forward(self, pooled: Tensor, values: Tensor, hidden: Tensor | None) -> Tensor:
         """Make cell vectors from pooled tokens [cells, pooled] and all values [cells, panel]."""
-        centred = values - self.mean
+        centred = torch.minimum(values, self.ceiling) - self.mean
         if hidden is not None:
             # A gene that is held out counts as average; the rest speaks a little louder for it.
             centred = centred.masked_fill(hidden, 0.0) / (1 - hidden.float().mean())
@@ -180,7 +181,7 @@ class CellVQ(nn.Module):
         >>> model = CellVQ(ModelConfig(), panel=["CD3D", "LYZ", "NKG7"]).eval()
         >>> output = model(make_batch(csr_matrix([[5, 0, 1], [0, 9, 0]])))
         >>> output.cell.shape, output.from_code.mean.shape
-        (torch.Size([2, 24]), torch.Size([2, 3]))
+        (torch.Size([2, 16]), torch.Size([2, 3]))
     """
 
     def __init__(self, config: ModelConfig, panel: list[str], batches: list[str] = ()) -> None:

@@ -16,8 +16,8 @@ from cellvq.corpus import Corpus
 from cellvq.loader import Batch
 from cellvq.model import CellVQ, Counts, Output
 
-SCALE_POWER = 0.75
-"""Genes are divided by this power of their standard deviation, from 0 (not) to 1 (wholly)."""
+CLIP = 10.0
+"""Standard deviations above a gene's mean beyond which more of it counts for no more."""
 WARM_CELLS = 20_000
 """The warm start looks at no more cells than this."""
 GROUPS = 12
@@ -32,12 +32,12 @@ LIKELIHOOD_WEIGHT = 10.0
 def warm_start(model: CellVQ, corpus: Corpus) -> None:
     """Start the model as a principal component analysis of its training cells, made for counts.
 
-    Three things differ from the usual one. The molecules of each cell are dealt into two halves,
-    and the axes are those of the covariance *between* the halves, in which counting noise, being
-    independent, cancels (count splitting, doi 10.1093/biostatistics/kxac047). Genes are scaled by a
-    power of their standard deviation, between none and unit variance. Where there are batches,
-    directions in which batches differ within groups of like cells are left out, so that cells of
-    one kind lie together whatever their batch, and a new cell needs no batch to be placed.
+    Genes are scaled to unit variance and clipped at ten standard deviations, as usual. Two things
+    are not usual. The molecules of each cell are dealt into two halves, and the axes are those of
+    the covariance *between* the halves, in which counting noise, being independent, cancels (count
+    splitting, doi 10.1093/biostatistics/kxac047). And where there are batches, directions in which
+    batches differ within groups of like cells are left out, so that cells of one kind lie together
+    whatever their batch, and a new cell needs no batch to be placed.
 
     The decoder starts as the way back, each axis shrunk to the share of it that is not noise.
 
@@ -54,9 +54,12 @@ def warm_start(model: CellVQ, corpus: Corpus) -> None:
     values = log_values(counts, depth)
     mean = np.asarray(values.mean(0)).ravel()
     variance = np.asarray(values.multiply(values).mean(0)).ravel() - mean**2
-    scale = 1 / (np.maximum(variance, 0) ** (SCALE_POWER / 2) + 1e-2)
+    scale = 1 / (np.sqrt(np.maximum(variance, 0)) + 1e-2)
+    ceiling = mean + CLIP / scale
+    values = log_values(counts, depth, ceiling)
+    mean = np.asarray(values.mean(0)).ravel()
 
-    covariance = signal_covariance(counts, depth, batch, rng) * scale[:, None] * scale
+    covariance = signal_covariance(counts, depth, batch, ceiling, rng) * scale[:, None] * scale
     signal, axes = principal_axes(covariance, width)
     for attempt in range(2 if len(np.unique(batch)) > 1 else 0):
         with warnings.catch_warnings():  # an empty group does no harm
@@ -75,6 +78,7 @@ def warm_start(model: CellVQ, corpus: Corpus) -> None:
         parameter.copy_(torch.as_tensor(value, dtype=parameter.dtype))
 
     put(model.cell_vector.mean, mean)
+    put(model.cell_vector.ceiling, ceiling)
     model.cell_vector.components.zero_()
     put(model.cell_vector.components[:, :width], scale[:, None] * axes / unit)
     genes = min(width, model.config.width)
@@ -92,9 +96,14 @@ def warm_start(model: CellVQ, corpus: Corpus) -> None:
         put(model.decoder.batch_shift[number], shift)
 
 
-def log_values(counts: csr_matrix, depth: np.ndarray) -> csr_matrix:
-    """Return ln(1 + 10,000 * count / depth), as `model.log_normalise`, sparse [cells, panel]."""
-    return counts.multiply((1e4 / depth)[:, None]).tocsr().log1p()
+def log_values(
+    counts: csr_matrix, depth: np.ndarray, ceiling: np.ndarray | None = None
+) -> csr_matrix:
+    """Return ln(1 + 10,000 * count / depth), at most the gene's ceiling, sparse [cells, panel]."""
+    values = counts.multiply((1e4 / depth)[:, None]).tocsr().log1p()
+    if ceiling is not None:
+        values.data = np.minimum(values.data, ceiling[values.indices])
+    return values
 
 
 def principal_axes(covariance: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -113,7 +122,8 @@ def principal_axes(covariance: np.ndarray, width: int) -> tuple[np.ndarray, np.n
 
 
 def signal_covariance(
-    counts: csr_matrix, depth: np.ndarray, batch: np.ndarray, rng: np.random.Generator
+    counts: csr_matrix, depth: np.ndarray, batch: np.ndarray, ceiling: np.ndarray,
+    rng: np.random.Generator,
 ) -> np.ndarray:
     """Return the covariance of genes around the mean of each cell's batch, without counting noise.
 
@@ -121,6 +131,7 @@ def signal_covariance(
         counts: UMI counts, [cells, genes].
         depth: total UMI counts, [cells].
         batch: index of the batch, [cells].
+        ceiling: largest value of each gene that counts, [genes].
         rng: deals the molecules of each cell into two halves, twice.
 
     Returns:
@@ -131,7 +142,7 @@ def signal_covariance(
         first, second = counts.copy(), counts.copy()
         first.data = rng.binomial(counts.data.astype(int), 0.5).astype(counts.dtype)
         second.data = counts.data - first.data
-        first, second = (log_values(half, depth / 2) for half in (first, second))
+        first, second = (log_values(half, depth / 2, ceiling) for half in (first, second))
         (means, sizes), (others, _) = group_means(first, batch), group_means(second, batch)
         product = np.asarray((first.T @ second).todense()) / len(batch)
         product -= (means.T * (sizes / len(batch))) @ others

@@ -103,43 +103,53 @@ class EMACodebook(nn.Module):
 
     @torch.no_grad()
     def start(self, x: Tensor, seed: int = 0) -> None:
-        """Place the codes by k-means (best of four k-means++ starts) on cell vectors.
+        """Place the codes by k-means (the best of four k-means++ starts) on cell vectors.
 
         Args:
             x: cell vectors to start on, [cells, width]; more cells than codes.
             seed: seed of the k-means++ starts.
         """
-        best, data = math.inf, x.float().cpu().numpy()
+        starts = []
         for attempt in range(4):
             rng = np.random.default_rng([seed, attempt])
-            with warnings.catch_warnings():  # of an empty cluster: it restarts as a dead code
+            with warnings.catch_warnings():  # of an empty cluster, which restarts as a dead code
                 warnings.simplefilter("ignore")
-                codes, taken = kmeans2(data, self.config.codes, minit="++", rng=rng)
-            error = float(((data - codes[taken]) ** 2).sum())
-            if error < best:
-                best = error
-                self._place(torch.from_numpy(codes).to(x.device), torch.from_numpy(taken))
+                codes, _ = kmeans2(x.float().cpu().numpy(), self.config.codes, minit="++", rng=rng)
+            starts.append(self._at_rest(torch.from_numpy(codes).to(x.device), x.float()))
+        self._place(*min(starts, key=lambda found: found[2])[:2])
         self.started.fill_(True)
 
     @torch.no_grad()
-    def settle(self, x: Tensor, rounds: int = 20) -> None:
-        """Move codes to the mean of their cells until they rest (Lloyd's algorithm).
+    def settle(self, x: Tensor, seed: int = 0) -> None:
+        """Let the codebook come to rest on whole cells, or start anew where that fits them better.
 
-        Training shows cells with genes held out, so the running means carry that noise; here the
-        codebook rests on whole cells.
+        Training shows cells with genes held out, so the running means carry that noise.
 
         Args:
             x: vectors of whole training cells, [cells, width].
-            rounds: at most this many rounds.
+            seed: seed of the new starts.
+        """
+        codes, taken, error = self._at_rest(self.codebook.clone(), x.float())
+        self.start(x, seed)
+        if error <= self.distances(x).amin(1).square().mean():
+            self._place(codes, taken)
+
+    def _at_rest(self, codes: Tensor, x: Tensor, rounds: int = 30) -> tuple[Tensor, Tensor, Tensor]:
+        """Move codes to the means of their cells until they rest (Lloyd's algorithm).
+
+        Returns:
+            The codes [codes, width], the code of each cell [cells] and the mean squared distance.
         """
         for _ in range(rounds):
-            taken = self.distances(x).argmin(1)
-            cells = torch.bincount(taken, minlength=self.config.codes).unsqueeze(1)
-            sums = torch.zeros_like(self.codebook).index_add_(0, taken, x.float())
-            means = torch.where(cells > 0, sums / cells.clamp(min=1), self.codebook)
-            if torch.allclose(means, self.codebook, atol=1e-6):
+            taken = torch.cdist(x, codes).argmin(1)
+            cells = torch.bincount(taken, minlength=len(codes)).unsqueeze(1)
+            sums = torch.zeros_like(codes).index_add_(0, taken, x)
+            means = torch.where(cells > 0, sums / cells.clamp(min=1), codes)
+            if torch.allclose(means, codes, atol=1e-6):
                 break
-            self._place(means, taken)
+            codes = means
+        nearest = torch.cdist(x, codes).min(1)
+        return codes, nearest.indices, nearest.values.square().mean()
 
     def _place(self, codes: Tensor, taken: Tensor) -> None:
         self.codebook.copy_(codes)
@@ -209,7 +219,7 @@ class SoftConditionalCodebook(nn.Module):
     def start(self, x: Tensor, seed: int = 0) -> None:
         """Do nothing: this codebook is learnt by gradient from the first step."""
 
-    def settle(self, x: Tensor, rounds: int = 20) -> None:
+    def settle(self, x: Tensor, seed: int = 0) -> None:
         """Do nothing: this codebook is learnt by gradient to the last step."""
 
 

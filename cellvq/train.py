@@ -205,7 +205,8 @@ def _train(
         bar.update()
         after = _progress(state, minutes)
         if after >= 1:
-            model.quantizer.settle(encode_cells(model, corpus, corpus.train[:50_000]))
+            cells = corpus.train[:50_000]
+            model.quantizer.settle(encode_cells(model, corpus, cells), training.seed)
         if int(after * REPORTS) > int(before * REPORTS):
             row = report(model, corpus, training, state)
             bar.set_postfix_str(f"validation {row['validation_cell']:.1f}, "
