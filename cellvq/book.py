@@ -112,6 +112,10 @@ def build_book(profile: str | Path = "default", *, root: Path | None = None,
         pages.append(page)
         say({"ran": notebooks.duration(page.seconds), "unchanged": "unchanged",
              "failed": f"failed in cell {page.cell}"}[page.state])
+    took = sum(page.seconds for page in pages if page.state == "ran")
+    if took:
+        memory = _peak_memory()
+        say(f"The notebooks took {notebooks.duration(took)}, and at most {memory} of memory.")
     problems = [f"{page.name}.ipynb, cell {page.cell}: {page.error} (log: {page.log})"
                 for page in pages if page.state == "failed"]
     html = run.work / "html" / "index.html"
@@ -251,6 +255,16 @@ def _this_run(run: _Run, pages: list[Page]) -> str:
     return (f"# This run\n\nHow the book that you read was made: profile `{run.profile.name}`, "
             f"every notebook run from its first cell.\n\n| Notebook | Run time | Result |\n"
             f"|---|---|---|\n{rows}\n\n| Made with | |\n|---|---|\n{facts}\n")
+
+
+def _peak_memory() -> str:
+    """Say how much memory the largest process took that this one started and saw end."""
+    try:
+        import resource
+    except ImportError:  # no Unix
+        return "an unknown amount"
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
+    return f"{resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 1e9:.1f} GB"
 
 
 def _provenance(root: Path) -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import math
 import time
@@ -118,6 +119,7 @@ def pretrain(
         "cells": len(data.depth),
         "split": data.split,
         "fingerprint": data.fingerprint(),
+        "code": code_fingerprint(),
     }
     folder = None if output is None else Path(output)
     if folder is not None and _is_finished(folder, run, resume, overwrite):
@@ -154,7 +156,8 @@ def _is_finished(folder: Path, run: dict, resume: bool, overwrite: bool) -> bool
     if same:
         raise InputError(f"{folder}: holds this run already; resume it, or name another folder")
     other = next(key for key, value in run.items() if saved.get(key) != value)
-    other = {"fingerprint": "set of cells"}.get(other, other)
+    words = {"cells": "set of cells", "fingerprint": "set of cells", "code": "version of CellVQ"}
+    other = words.get(other, other)
     raise InputError(
         f"{folder}: holds a run that differs in its {other}; name another folder, or overwrite it"
     )
@@ -230,6 +233,13 @@ def encode_cells(model: CellVQ, corpus: Corpus, cells: np.ndarray) -> Tensor:
     ]
     model.train(was_training)
     return torch.cat(vectors)
+
+
+def code_fingerprint() -> str:
+    """Return a sha256 of the source that a run depends on; under other code it is another run."""
+    rooms = ("config", "corpus", "loader", "model", "objective", "quantize", "train")
+    sources = (Path(__file__).with_name(f"{room}.py").read_bytes() for room in rooms)
+    return hashlib.sha256(b"".join(sources)).hexdigest()
 
 
 @contextlib.contextmanager

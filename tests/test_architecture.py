@@ -98,3 +98,9 @@ def test_public_names_say_what_they_are_for(module):
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
             first = (ast.get_docstring(node) or "").split("\n")[0]
             assert first.endswith((".", "?", "!")), f"{module}.{node.name}: one complete first line"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_reference_names_every_room(module, clone):
+    text = (clone / "book/reference/api.md").read_text(encoding="utf-8")
+    assert f"`{module}`" in text, f"give {module} its floor in the table of book/reference/api.md"

@@ -279,6 +279,14 @@ def test_no_page_loads_anything_from_outside(pages):
 
 
 @pytest.mark.book
+def test_everything_a_page_loads_is_there(pages):
+    missing = {(path.name, url) for path, page in written(pages).items() for url in page.loads
+               if not re.match(r"(https?:)?//|data:", url)
+               and not (path.parent / urllib.parse.unquote(re.split("[?#]", url)[0])).exists()}
+    assert not missing
+
+
+@pytest.mark.book
 def test_every_link_inside_the_book_leads_somewhere(pages):
     broken = set()
     for path, page in written(pages).items():
