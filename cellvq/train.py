@@ -104,7 +104,8 @@ def pretrain(
     chosen = {"codes": codes, "kind": quantizer}
     chosen = {name: value for name, value in chosen.items() if value is not None}
     size = dataclasses.replace(size, quantizer=dataclasses.replace(size.quantizer, **chosen))
-    training = dataclasses.replace(training, seed=seed, steps=steps or training.steps)
+    steps = training.steps if steps is None else steps
+    training = dataclasses.replace(training, seed=seed, steps=steps)
     data = gather(cells, size.panel_size, batch, donor, training)
     if len(data.train) <= size.quantizer.codes:
         raise InputError(
@@ -297,7 +298,8 @@ def autocast(model: CellVQ) -> torch.autocast:
     if kind == "cuda":
         has_bf16 = torch.cuda.is_bf16_supported()
     else:
-        has_bf16 = torch.cpu._is_avx512_bf16_supported() and model.config.width >= 256
+        can = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+        has_bf16 = can() and model.config.width >= 256
     return torch.autocast(kind, torch.bfloat16, enabled=has_bf16)
 
 

@@ -125,5 +125,17 @@ def test_configurations_round_trip_and_refuse_nonsense():
             wrong()
 
 
+def test_bf16_agrees_with_float32(counts):
+    torch.manual_seed(0)
+    wide = CellVQ(ModelConfig(width=256), [f"g{i}" for i in range(60)]).eval()
+    batch = make_batch(counts)
+    exact = wide.encode(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = wide.encode(batch)
+    assert rough.dtype == torch.float32
+    assert torch.cosine_similarity(exact, rough).min() > 0.999
+    assert not torch.equal(exact, rough)  # bf16 really took part
+
+
 def test_parameter_table_adds_up(model):
     assert sum(parameter_table(model).values()) == sum(p.numel() for p in model.parameters())

@@ -130,6 +130,7 @@ def test_clock_limits_a_run(cells):
     ({"preset": "huge"}, "no preset is called 'huge'"),
     ({"codes": 700}, "more cells than codes|fewer codes"),
     ({"steps": 3, "minutes": 1.0}, "choose one"),
+    ({"steps": 0}, "steps is 0; use at least 1"),
     ({"quantizer": "soft", "codes": 20}, "power of two"),
 ])
 def test_wrong_settings_are_one_clear_line(cells, options, message):
