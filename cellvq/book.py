@@ -20,12 +20,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from cellvq import __version__, notebooks
+from cellvq import InputError, __version__, notebooks
 from cellvq.profiles import (
     GIVEN,
     THIS_RUN,
     Chapter,
     Profile,
+    check_columns,
     contents,
     find_root,
     is_path,
@@ -78,6 +79,7 @@ class _Run:
     surroundings: str
     """Digest of the package's source and the pinned versions."""
     provenance: dict[str, str]
+    chapters: tuple[Chapter, ...]
 
 
 def build_book(profile: str | Path = "default", *, root: Path | None = None,
@@ -102,13 +104,18 @@ def build_book(profile: str | Path = "default", *, root: Path | None = None,
     settings = read_profile(profile, root)
     chapters = plan(settings, root)
     surroundings = _digest(*sorted(PACKAGE.glob("*.py")), root / "constraints.txt")
-    run = _Run(settings, root, root / "_build" / settings.name, surroundings, _provenance(root))
+    run = _Run(settings, root, root / "_build" / settings.name, surroundings, _provenance(root),
+               tuple(chapters))
     say = print if progress else _say_nothing
     say(f"The book with profile {settings.name}, {len(chapters)} notebooks:")
     pages, upstream = [], ""
     for number, chapter in enumerate(chapters, start=1):
         say(f"[{number}/{len(chapters)}] {chapter.name} ... ", end="", flush=True)
-        page, upstream = _execute(run, chapter, upstream)
+        try:
+            page, upstream = _execute(run, chapter, upstream)
+        except InputError:
+            say("not started")
+            raise
         pages.append(page)
         say({"ran": notebooks.duration(page.seconds), "unchanged": "unchanged",
              "failed": f"failed in cell {page.cell}"}[page.state])
@@ -148,6 +155,7 @@ def _execute(run: _Run, chapter: Chapter, upstream: str) -> tuple[Page, str]:
     if last.get("key") == key and executed.is_file():
         return Page(chapter.name, "unchanged", last["seconds"]), chain
 
+    check_columns(run.chapters)
     log, partial = run.work / "logs" / f"{chapter.name}.log", run.work / "running" / source.name
     for folder in (log.parent, partial.parent, run.work / "out"):
         folder.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ declares it, except ``title``, ``extends`` (another profile to start from) and `
 
 import csv
 import difflib
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -229,3 +230,27 @@ def _data(dataset: str, root: Path, where: str) -> str:
         raise InputError(f"{where}: there is no file {path}; "
                          "a path counts from the folder in which you type the command")
     return str(path)
+
+
+def check_columns(chapters: Iterable[Chapter]) -> None:
+    """Refuse cells that cannot be read or lack a column that a notebook is to use.
+
+    It is asked before the first notebook that is stale, so that a wrong name costs seconds.
+
+    Raises:
+        InputError: the cells cannot be read, or ``obs`` lacks a column; it lists those there are.
+    """
+    for chapter in chapters:
+        dataset = str(chapter.value("dataset"))
+        for role in ("label", "batch", "donor"):
+            column = chapter.value(role)
+            if dataset and column and column not in _columns(dataset):
+                raise InputError(f"{dataset} has no column {column!r} in obs to use as the {role}; "
+                                 f"there are: {', '.join(_columns(dataset))}")
+
+
+@functools.cache
+def _columns(dataset: str) -> tuple[str, ...]:
+    from cellvq import datasets
+
+    return tuple(map(str, datasets.load(dataset).obs))

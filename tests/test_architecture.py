@@ -12,11 +12,11 @@ PACKAGE = Path(__file__).parents[1] / "cellvq"
 # From the ground up; a module may import only from the rows below its own. `cellvq` itself
 # (InputError, the version) lies below everything.
 FLOORS = (
-    ("config", "counts", "evidence", "loader", "notebooks", "profiles", "simulate", "style"),
-    ("book", "evaluate", "genes", "graphview", "quantize", "scores", "truth"),
+    ("config", "counts", "evidence", "loader", "notebooks", "simulate", "style"),
+    ("evaluate", "genes", "graphview", "quantize", "scores", "truth"),
     ("datasets", "markers", "model", "plot", "signals", "tasks"),
-    ("codes", "corpus", "graph", "weights"),
-    ("encoding", "objective"),
+    ("codes", "corpus", "graph", "profiles", "weights"),
+    ("book", "encoding", "objective"),
     ("history",),
     ("train",),
     ("__main__",),

@@ -124,6 +124,14 @@ def test_an_absent_profile_is_refused(tiny, profile):
         book.build_book(profile, root=tiny)
 
 
+def test_an_absent_column_is_refused_before_anything_runs(tiny):
+    notebook(tiny / "book/first.ipynb", "1", 'label: str = ""  # column')
+    (tiny / "mine.yml").write_text("dataset: simulated\nlabel: nope\n")
+    with pytest.raises(InputError, match="simulated has no column 'nope' in obs.*cell_type"):
+        book.build_book(str(tiny / "mine.yml"), root=tiny, progress=False)
+    assert not list((tiny / "_build").rglob("*.ipynb"))
+
+
 def test_an_unknown_data_set_is_refused(tiny):
     (tiny / "data").mkdir()
     (tiny / "data/registry.csv").write_text("name,sha256\npbmc3k,abc\n")
