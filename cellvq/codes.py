@@ -164,7 +164,7 @@ def cell_map(
     cells, _ = with_code(cells)
     work = AnnData(obs=cells.obs[[]].copy(), obsm={key: np.asarray(cells.obsm[key])})
     sc.pp.neighbors(work, n_neighbors=min(neighbors, work.n_obs - 1), use_rep=key,
-                    random_state=seed)
+                    transformer="sklearn", random_state=seed)  # as in tasks.with_label
     sc.tl.umap(work, random_state=seed)
     places = pd.DataFrame(work.obsm["X_umap"], index=cells.obs_names, columns=["x", "y"])
     return places.join(cells.obs)

@@ -241,7 +241,8 @@ def with_label(cells: AnnData, label: str, seed: int = 0) -> tuple[AnnData, str]
     from anndata import AnnData
 
     work = AnnData(obs=cells.obs[[]].copy(), obsm={"X_pca": pca_embedding(cells, seed=seed)})
-    sc.pp.neighbors(work, use_rep="X_pca", random_state=seed)
+    # Exact neighbours: scanpy's own choice beyond 4,096 cells fails with newer pynndescent.
+    sc.pp.neighbors(work, use_rep="X_pca", transformer="sklearn", random_state=seed)
     sc.tl.leiden(work, flavor="igraph", n_iterations=2, directed=False, random_state=seed)
     cells = cells.copy()
     cells.obs["leiden"] = ("cluster " + work.obs["leiden"].astype(str)).astype("category")

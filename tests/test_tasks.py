@@ -140,3 +140,11 @@ def test_bad_input_is_said_in_one_line(cells):
         tasks.score_embedding(cells, "X_scvi", "cell_type")
     with pytest.raises(InputError, match="no column 'leiden'"):
         tasks.score_codes(cells, "leiden", "cell_type")
+
+
+def test_stand_in_label_for_more_cells_than_scanpy_treats_exactly():
+    cells = simulate.simulate_cells(cells=5000, genes=260, cell_types=3, pairs=2, seed=2)
+    found, label = tasks.with_label(cells, "")
+    assert label == "leiden" and "leiden" not in cells.obs
+    agreement = evaluate.agreement(cells.obs["cell_type"], found.obs["leiden"])
+    assert agreement["nmi"] > 0.5
