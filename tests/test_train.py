@@ -1,5 +1,6 @@
 """Pretraining learns, is reproducible, resumes bit for bit, and loses nothing."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -245,10 +246,14 @@ def test_damaged_models_are_one_clear_line(cells, tmp_path):
         cellvq.load("tiny")
 
 
-def test_failed_write_leaves_what_was_there(tmp_path):
+def test_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     path = tmp_path / "file"
     weights.write_whole(path, b"old")
-    (tmp_path / ".file.new").mkdir()  # stands in for a disk that cannot be written to
-    with pytest.raises((InputError, OSError)):
+    monkeypatch.setattr(weights.os, "fsync", full)
+    with pytest.raises(InputError, match="No space left on device"):
         weights.write_whole(path, b"new")
     assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]  # and nothing half written beside it
