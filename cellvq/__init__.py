@@ -17,13 +17,15 @@ __version__ = "0.1.0"
 _FUNCTIONS = {
     "check": "genes",
     "encode": "encoding",
+    "finetune": "finetuning",
     "load": "encoding",
-    "pretrain": "train",
+    "pretrain": "pretraining",
 }
 _MODULES = (
-    "codes", "config", "corpus", "counts", "datasets", "encoding", "evaluate", "genes", "graph",
-    "loader", "model", "objective", "plot", "quantize", "simulate", "tasks", "train", "truth",
-    "weights",
+    "adapters", "attention", "bench", "codebook", "codes", "config", "corpus", "cost", "counts",
+    "datasets", "decoder", "distributed", "encoding", "evaluate", "finetuning", "genes",
+    "graph", "loader", "model", "nested", "objective", "official", "optimize", "performer",
+    "plot", "pretraining", "quantize", "runs", "simulate", "tasks", "train", "truth", "weights",
 )
 __all__ = ["InputError", *_FUNCTIONS, *_MODULES]
 

@@ -76,18 +76,37 @@ def _parser() -> argparse.ArgumentParser:
                 "; go on with the same command and --resume")
     verb.add_argument("files", metavar="FILE", nargs="+", help=FILE_HELP)
     verb.add_argument("--preset", default="tiny", help="size of the model (default: tiny)")
+    verb.add_argument("--init", metavar="DIR", help="go on from this trained model")
     verb.add_argument("--batch", metavar="COLUMN", help="column of obs with the batch to leave out")
-    verb.add_argument("--donor", metavar="COLUMN",
-                      help="column of obs with the donor; whole donors are kept for validation")
-    length = verb.add_mutually_exclusive_group()
-    length.add_argument("--minutes", type=_number(float), metavar="M", help="train this long")
-    length.add_argument("--steps", type=_number(int), metavar="N", help="train this many steps")
-    verb.add_argument("--seed", type=int, default=0, help="every draw follows from it (default: 0)")
-    verb.add_argument("--checkpoint-every", type=_number(int), metavar="N",
-                      help="steps between checkpoints")
-    verb.add_argument("--resume", action="store_true", help="go on with the run in the folder")
-    verb.add_argument("--overwrite", action="store_true", help="replace a run in the folder")
+    verb.add_argument("--property", metavar="COLUMN", action="append", dest="properties",
+                      help="column of obs to predict as well, such as tissue; may be repeated")
+    verb.add_argument("--quantizer", help="ema, nested, residual, fsq or soft")
+    verb.add_argument("--codes", type=_sizes, metavar="N[,N...]",
+                      help="size of the codebook; for nested codes that of each level: 8,64,512")
+    _add_training(verb)
+    verb.add_argument("--minutes", type=_number(float), metavar="M", help="train this long")
+    verb.add_argument("--compile", action="store_true", help="compile the model with torch first")
+
+    verb = _add(verbs, _finetune, "teach a trained model a label",
+                "cellvq finetune my.h5ad --model model --label cell_type --output tuned",
+                "; go on with the same command and --resume")
+    verb.add_argument("files", metavar="FILE", nargs="+", help=FILE_HELP)
+    verb.add_argument("--model", metavar="DIR", required=True, help="a trained model")
+    verb.add_argument("--label", metavar="COLUMN", required=True, help="column of obs to learn")
+    verb.add_argument("--parts", default="all",
+                      help="what may learn: all, adapters or head (default: all)")
+    verb.add_argument("--batch", metavar="COLUMN", help="column of obs with the batch")
+    _add_training(verb)
+
+    verb = _add(verbs, _import_official, "turn the released checkpoint into a model of ours",
+                "cellvq import-official models.ckpt --mode m1 --output official",
+                "; no model was written")
+    verb.add_argument("checkpoint", metavar="CKPT", help="the released models.ckpt")
+    verb.add_argument("--mode", default="m1",
+                      help="m1 (pretrained) or m2 (fine-tuned); default: m1")
     verb.add_argument("--output", metavar="DIR", required=True, help="folder for the model")
+    verb.add_argument("--panel", metavar="FILE", help="table of the 19,264 genes in their order")
+    verb.add_argument("--overwrite", action="store_true", help="replace a model in the folder")
 
     verb = _add(verbs, _encode, "give every cell its embedding, its code and a confidence",
                 "cellvq encode my.h5ad --model model --output encoded.h5ad",
@@ -96,6 +115,18 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--model", metavar="NAME|DIR", required=True, help="a pretrained model")
     verb.add_argument("--output", metavar="OUT.h5ad", required=True, help="file to write")
     verb.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    verb.add_argument("--target-depth", default="match", metavar="4|match",
+                      help="depth token T: log10 of UMI counts, or the cell's own (default: match)")
+    verb.add_argument("--precision", default="float32",
+                      help="float32, or bfloat16 for speed on wide models (default: float32)")
+
+    verb = _add(verbs, _bench, "measure how fast this machine trains and encodes",
+                "cellvq bench model --preset base --json")
+    verb.add_argument("what", choices=["model"], help="what to measure")
+    verb.add_argument("--preset", default="tiny", help="size of the model (default: tiny)")
+    verb.add_argument("--genes", type=_number(int), default=2000, metavar="N",
+                      help="expressed genes of a cell (default: 2000)")
+    verb.add_argument("--json", action="store_true", help="print the measurements as JSON")
 
     verb = _add(verbs, _book, "run the notebooks of a profile and build the book",
                 "cellvq book --profile default", "; run it again and it goes on where it stopped")
@@ -107,11 +138,44 @@ def _parser() -> argparse.ArgumentParser:
 def _add(verbs, function, summary: str, example: str, after_interruption: str = ""):
     """Add a verb named as its function, with an example below its help."""
     parser = verbs.add_parser(
-        function.__name__[1:], help=summary, description=f"{summary[0].upper()}{summary[1:]}.",
-        epilog=f"Example: {example}",
+        function.__name__[1:].replace("_", "-"), help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.", epilog=f"Example: {example}",
     )
     parser.set_defaults(verb=function, after_interruption=after_interruption)
     return parser
+
+
+def _add_training(verb: argparse.ArgumentParser) -> None:
+    """Add the flags that every kind of training knows."""
+    verb.add_argument("--donor", metavar="COLUMN",
+                      help="column of obs with the donor; whole donors are kept for validation")
+    verb.add_argument("--steps", type=_number(int), metavar="N", help="train this many steps")
+    verb.add_argument("--seed", type=int, default=0, help="every draw follows from it (default: 0)")
+    verb.add_argument("--set", type=_setting, metavar="NAME=VALUE", action="append",
+                      dest="changes", help="change a number, such as training.hidden_share=0.4")
+    verb.add_argument("--checkpoint-every", type=_number(int), metavar="N",
+                      help="steps between checkpoints")
+    verb.add_argument("--engine", default="ddp",
+                      help="how the processes of torchrun share a model: ddp or fsdp")
+    verb.add_argument("--resume", action="store_true", help="go on with the run in the folder")
+    verb.add_argument("--overwrite", action="store_true", help="replace a run in the folder")
+    verb.add_argument("--output", metavar="DIR", required=True, help="folder for the model")
+
+
+def _setting(text: str) -> tuple[str, object]:
+    """Read NAME=VALUE; the value as JSON, or else as the word it is."""
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    """Read whole numbers between commas."""
+    return tuple(_number(int)(part) for part in text.split(","))
 
 
 def _number(kind: type):
@@ -149,17 +213,59 @@ def _check(options: argparse.Namespace) -> int:
     return 0 if report.ok else 2
 
 
+def _given(options: argparse.Namespace, *names: str) -> dict:
+    """Return the named options that were given."""
+    given = {name: getattr(options, name) for name in names}
+    given = {name: value for name, value in given.items() if value is not None}
+    return given | {"changes": dict(given.get("changes", ()))}
+
+
+TRAINING = ("batch", "donor", "steps", "seed", "changes", "checkpoint_every", "engine", "resume",
+            "overwrite", "output")
+
+
 def _pretrain(options: argparse.Namespace) -> int:
     """Train a model and say where it is."""
-    wanted = ("preset", "batch", "donor", "minutes", "steps", "seed", "checkpoint_every", "resume",
-              "overwrite", "output")
-    given = {name: getattr(options, name) for name in wanted}
-    given = {name: value for name, value in given.items() if value is not None}
+    given = _given(options, "preset", "init", "properties", "quantizer", "codes", "minutes",
+                   "compile", *TRAINING)
     cellvq.pretrain(options.files, **given)
+    return _say_where(options)
+
+
+def _finetune(options: argparse.Namespace) -> int:
+    """Teach a model a label and say where it is."""
+    tuned = cellvq.finetune(options.files, **_given(options, "model", "label", "parts", *TRAINING))
+    accuracy = tuned.history[f"accuracy_{options.label}"].iloc[-1]
+    print(f"Of the labelled validation cells {accuracy:.1%} get their {options.label} right.")
+    return _say_where(options)
+
+
+def _say_where(options: argparse.Namespace) -> int:
+    """Say where a trained model is and what to do with it."""
     print(
         f"The model is in {options.output}: model.safetensors, config.json and history.jsonl.\n"
         f"Next: cellvq encode {options.files[0]} --model {options.output} --output encoded.h5ad"
     )
+    return 0
+
+
+def _import_official(options: argparse.Namespace) -> int:
+    """Turn the released checkpoint into a model of ours."""
+    from cellvq.official import import_official
+
+    if (Path(options.output) / "config.json").exists() and not options.overwrite:
+        raise InputError(f"{options.output}: holds a model; name another folder, or overwrite it")
+    print(import_official(options.checkpoint, options.mode, options.output, panel=options.panel))
+    print(f"Next: cellvq encode my.h5ad --model {options.output} --output encoded.h5ad")
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    """Measure the model on this machine."""
+    from cellvq import bench
+
+    measured = bench.bench_model(options.preset, genes=options.genes)
+    print(json.dumps(measured, indent=1) if options.json else bench.in_words(measured))
     return 0
 
 

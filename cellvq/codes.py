@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 __all__ = [
-    "MARKER_COLUMNS", "annotation_table", "cell_map", "code_centres", "code_table", "marker_table",
-    "neighbour_table", "top_markers", "with_code",
+    "MARKER_COLUMNS", "annotation_table", "cell_map", "code_centres", "code_table", "cut",
+    "marker_table", "neighbour_table", "top_markers", "tree_table", "with_code",
 ]
 CONFIDENCE, EMBEDDING, CODE_VECTOR = "cellvq_confidence", "X_cellvq", "X_cellvq_code"
 
@@ -144,6 +144,49 @@ def code_table(
         table["annotation"] = table["annotation"].fillna("")
     table = table.rename_axis("code").reset_index()
     return table.sort_values(["cells", "code"], ascending=[False, True], ignore_index=True)
+
+
+def cut(codes: pd.Series, parts: int) -> pd.Series:
+    """Cut nested codes: the address of the coarser state that each belongs to.
+
+    Args:
+        codes: addresses such as ``C3.05.12``, [cells]; a missing one stays missing.
+        parts: how many parts of the address stay.
+
+    Example:
+        >>> cut(pd.Series(["C3.05.12", "C4.00.01", None]), 2).tolist()
+        ['C3.05', 'C4.00', None]
+    """
+    return codes.astype(object).str.split(".").str[:parts].str.join(".")
+
+
+def tree_table(cells: AnnData, label: str) -> pd.DataFrame:
+    """Describe every state of nested codes, from the coarsest to the codes themselves.
+
+    Args:
+        cells: encoded cells.
+        label: column of ``obs`` with what is known of the cells.
+
+    Returns:
+        One row a state, parents before their children: ``address``, ``parent`` (str, empty for the
+        coarsest), ``level`` (int, 0 the coarsest), ``cells`` (int), ``annotation`` (str, its most
+        common label; empty without labelled cells), ``purity`` (share of that label).
+    """
+    cells, codes = with_code(cells)
+    levels = []
+    for level in range(codes.str.count(r"\.").max() + 1):
+        work = cells[:, :0].copy()
+        work.obs[CODE] = pd.Categorical(cut(codes, level + 1))
+        pairs = annotation_table(work, label).sort_values("fraction", ascending=False)
+        best = pairs.groupby("code")[["label", "fraction"]].first()
+        found = work.obs[CODE].value_counts().rename("cells").to_frame().join(best)
+        levels.append(found.assign(level=level))
+    table = pd.concat(levels).rename_axis("address").reset_index()
+    table = table.rename(columns={"label": "annotation", "fraction": "purity"})
+    table["annotation"] = table["annotation"].fillna("")
+    table["parent"] = cut(table["address"], -1)
+    columns = ["address", "parent", "level", "cells", "annotation", "purity"]
+    return table.astype({"address": str})[columns].sort_values("address", ignore_index=True)
 
 
 def cell_map(

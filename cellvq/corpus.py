@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import anndata
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 from scipy.sparse import csr_matrix
 
-from cellvq import InputError, datasets, evaluate
+from cellvq import InputError, datasets, evaluate, genes
 from cellvq.config import TrainingConfig
 
 
@@ -36,12 +38,17 @@ class Corpus:
     """Names of the batches; empty where there is one."""
     split: str
     """In words, how the validation cells were chosen."""
+    properties: np.ndarray
+    """Index of each cell's label in each property, -1 where it is missing, [cells, properties]."""
+    labels: dict[str, list[str]]
+    """The labels of each property."""
 
     def fingerprint(self) -> str:
         """Return a sha256 of the cells, so that a run can tell whether it is still on the same."""
         digest = hashlib.sha256("\n".join([*self.panel, "", *self.batches]).encode())
+        digest.update(json.dumps(self.labels).encode())
         arrays = (self.counts.data, self.counts.indices, self.counts.indptr, self.depth, self.batch,
-                  self.validation)
+                  self.validation, self.properties)
         for array in arrays:
             digest.update(np.ascontiguousarray(array))
         return digest.hexdigest()
@@ -49,19 +56,24 @@ class Corpus:
 
 def gather(
     cells: AnnData | str | Path | Sequence[str | Path],
-    panel_size: int,
+    panel: int | Sequence[str],
     batch: str | None,
     donor: str | None,
     training: TrainingConfig,
+    properties: Sequence[str] = (),
+    depth_of: str = "measured",
 ) -> Corpus:
     """Bring cells into arrays: choose the panel, number the batches, set validation cells aside.
 
     Args:
         cells: cells, a file, a name of a data set, or several files, joined on common genes.
-        panel_size: at most this many genes; where there are more, the highly variable ones.
+        panel: at most this many genes, the highly variable ones where there are more; or the genes
+            themselves, as a model knows them.
         batch: column of ``obs`` with the batch; several files are batches where it is None.
         donor: column of ``obs`` with the donor, or None.
         training: seed and share of the validation cells.
+        properties: columns of ``obs`` with properties to predict, such as the cell type.
+        depth_of: genes that the depth is summed over, all ``measured`` or those of the ``panel``.
 
     Raises:
         InputError: no counts, no common gene, or a column that is absent.
@@ -74,29 +86,53 @@ def gather(
     depth = cells.obs["total_counts"].to_numpy(np.float64)
     cells, depth = cells[depth > 0], depth[depth > 0]  # nothing can be learnt from an empty cell
 
-    panel = np.asarray(np.diff(cells.X.tocsc().indptr) > 0)
-    if panel.sum() > panel_size:
-        import scanpy
-
-        values = AnnData(evaluate.log_normalise(cells.X, depth)[:, panel])
-        scanpy.pp.highly_variable_genes(values, n_top_genes=panel_size)
-        panel[panel] = values.var["highly_variable"]
-    counts = csr_matrix(cells.X[:, panel], dtype=np.float32)
+    if isinstance(panel, int):
+        names = _choose_panel(cells, depth, panel)
+        counts = csr_matrix(cells[:, names].X, dtype=np.float32)
+    else:
+        names = list(panel)
+        counts, _ = genes.align(cells, cells.X, names)
     counts.sort_indices()
-    names = _column(cells, batch, "batch")
-    batches = sorted(set(names) - {""})
-    numbers = {name: number for number, name in enumerate(batches)}
+    if depth_of == "panel":
+        depth = np.asarray(counts.sum(1), np.float64).ravel()
+    of_batch = _column(cells, batch, "batch")
+    batches = sorted(set(of_batch) - {""})
     held, split = _validation(_column(cells, donor, "donor"), donor, training)
+    columns = {name: _column(cells, name, "property") for name in properties}
+    labels = {name: sorted(set(column) - {""}) for name, column in columns.items()}
+    for name, known in labels.items():
+        if len(known) < 2:
+            raise InputError(f"obs column {name!r} has fewer than two labels; nothing to predict")
+    indices = [_number(column, labels[name]) for name, column in columns.items()]
     return Corpus(
         counts=counts,
         depth=depth,
-        batch=np.array([numbers.get(name, -1) for name in names]),
+        batch=_number(of_batch, batches),
         train=np.flatnonzero(~held),
         validation=np.flatnonzero(held),
-        panel=list(cells.var_names[panel].astype(str)),
+        panel=names,
         batches=batches if len(batches) > 1 else [],
         split=split,
+        properties=np.array(indices, int).reshape(len(indices), len(depth)).T.copy(),
+        labels=labels,
     )
+
+
+def _choose_panel(cells: AnnData, depth: np.ndarray, size: int) -> list[str]:
+    """Return the genes that some cell expresses, the highly variable ones if they are too many."""
+    chosen = np.asarray(np.diff(cells.X.tocsc().indptr) > 0)
+    if chosen.sum() > size:
+        import scanpy
+
+        values = AnnData(evaluate.log_normalise(cells.X, depth)[:, chosen])
+        scanpy.pp.highly_variable_genes(values, n_top_genes=size)
+        chosen[chosen] = values.var["highly_variable"]
+    return list(cells.var_names[chosen].astype(str))
+
+
+def _number(column: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Return the index of each value among the names, -1 where it is none of them."""
+    return pd.Categorical(column, categories=list(names)).codes.astype(int)
 
 
 def _join(files: Sequence[str | Path], batch: str | None) -> tuple[AnnData, str | None]:

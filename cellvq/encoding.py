@@ -6,22 +6,26 @@ each other.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from scipy.sparse import csr_matrix
 
 import cellvq
-from cellvq import InputError, config, loader, weights
+from cellvq import InputError, config, distributed, loader, weights
 from cellvq.model import CellVQ
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-TOKENS_AT_ONCE = 100_000
-"""Tokens (cells x expressed genes) that pass the model at once, about 200 MB for ``tiny``."""
+PRECISIONS = ("float32", "bfloat16")
+"""Numbers in which a model may compute; the second is faster on wide models, and rougher."""
+MOST_TOKENS = {"cpu": 100_000, "cuda": 2_000_000}
+"""Tokens (cells x expressed genes) at once beyond which no device gains any more."""
 
 
 def load(name_or_path: str | Path) -> CellVQ:
@@ -46,25 +50,34 @@ def load(name_or_path: str | Path) -> CellVQ:
         raise InputError(
             f"{name_or_path!r} is a preset to pretrain, not a trained model; name a model's folder"
         )
+    device = distributed.enter()
     model, _ = weights.read_model(path)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return model.to(device)
 
 
-def encode(cells: AnnData | str | Path, model: CellVQ | str | Path) -> AnnData:
+def encode(
+    cells: AnnData | str | Path, model: CellVQ | str | Path, *, target_depth: float | str = "match",
+    precision: str = "float32",
+) -> AnnData:
     """Give every cell its continuous vector, its code and how sure the code is.
 
     A cell's answer does not depend on the other cells, their order or their number: all is computed
-    in float32, and padding is masked wherever cells share a batch.
+    in float32, and padding is masked wherever cells share a batch. Under ``torchrun`` the cells are
+    divided among the processes, and every process returns all of them.
 
     Args:
         cells: cells with raw counts, or the file they are in; left as they are.
         model: the model, or its folder.
+        target_depth: the depth token T, as log10 of UMI counts (the release uses 4), or ``match``
+            for the cell's own depth.
+        precision: ``float32``, or ``bfloat16`` for speed on wide models.
 
     Returns:
-        A copy with ``obsm["X_cellvq"]`` (continuous vector, [cells, cell width]),
+        A copy with ``obsm["X_cellvq"]`` (continuous vector, [cells, embedding width]),
         ``obsm["X_cellvq_code"]`` (the code's vector), ``obs["cellvq_code"]`` (categorical, such as
         ``C07``), ``obs["cellvq_confidence"]`` (0 halfway between two codes, 1 on a code: one minus
-        the ratio of the distances to the nearest and the second nearest code) and
+        the ratio of the distances to the nearest and the second nearest code),
+        ``obs["cellvq_predicted_<property>"]`` where the model has learnt a property, and
         ``uns["cellvq"]`` (model, panel, genes matched, versions). Cells without a count in any of
         the model's genes get no code: NaN, and their number in ``uns["cellvq"]["empty_cells"]``.
 
@@ -80,6 +93,14 @@ def encode(cells: AnnData | str | Path, model: CellVQ | str | Path) -> AnnData:
     """
     from cellvq import datasets, genes
 
+    if target_depth != "match":
+        try:
+            target_depth = 10.0 ** float(target_depth)
+        except (ValueError, OverflowError) as error:
+            raise InputError(f"target_depth is {target_depth!r}; use match, or log10 of UMI "
+                             "counts such as 4") from error
+    if precision not in PRECISIONS:
+        raise InputError(f"precision is {precision!r}; use {' or '.join(PRECISIONS)}")
     if isinstance(cells, str | Path):
         cells = datasets.load(cells)
     if not isinstance(model, CellVQ):
@@ -88,55 +109,109 @@ def encode(cells: AnnData | str | Path, model: CellVQ | str | Path) -> AnnData:
     depth = genes.sequencing_depth(cells, matrix)
     matrix, matched = genes.align(cells, matrix, model.panel)
     matrix.sort_indices()
-    vectors, codes, quantised, confidence = encode_counts(model, matrix, depth)
+    if model.config.depth == "panel":
+        depth = np.asarray(matrix.sum(1)).ravel()
+    found = encode_counts(model, matrix, depth, None if target_depth == "match" else target_depth,
+                          precision)
 
     empty = np.diff(matrix.indptr) == 0
-    size = model.config.quantizer.codes
-    digits = max(len(str(size - 1)), 2)
-    names = pd.Series([f"C{code:0{digits}d}" for code in codes], index=cells.obs_names)
-    vectors[empty], quantised[empty], confidence[empty] = np.nan, np.nan, np.nan
+    for values in (found.vectors, found.code_vectors, found.confidence):
+        values[empty] = np.nan
     encoded = cells.copy()
-    encoded.obsm["X_cellvq"], encoded.obsm["X_cellvq_code"] = vectors, quantised
-    encoded.obs["cellvq_code"] = pd.Categorical(names.mask(empty))
-    encoded.obs["cellvq_confidence"] = confidence
+    encoded.obsm["X_cellvq"], encoded.obsm["X_cellvq_code"] = found.vectors, found.code_vectors
+    names = np.array(model.quantizer.addresses(), dtype=object)[found.codes]
+    encoded.obs["cellvq_code"] = pd.Categorical(np.where(empty, None, names))
+    encoded.obs["cellvq_confidence"] = found.confidence
+    for number, (name, labels) in enumerate(model.properties.items()):
+        predicted = np.array(labels, dtype=object)[found.properties[:, number]]
+        encoded.obs[f"cellvq_predicted_{name}"] = pd.Categorical(np.where(empty, None, predicted))
     encoded.uns["cellvq"] = {
         "weights_sha256": weights.fingerprint(model),
-        "codebook_size": size,
+        "codebook_size": model.config.quantizer.codes,
         "quantizer": model.config.quantizer.kind,
         "panel_size": len(model.panel),
+        "panel_sha256": hashlib.sha256("\n".join(model.panel).encode()).hexdigest(),
         "genes_matched": matched,
         "counts_in": where,
         "empty_cells": int(empty.sum()),
+        "target_depth": str(target_depth),
+        "precision": precision,
         "cellvq_version": cellvq.__version__,
         "torch_version": str(torch.__version__),
     }
     return encoded
 
 
+class EncodedCells(NamedTuple):
+    """What `encode_counts` finds out about cells."""
+
+    vectors: np.ndarray
+    """Continuous vectors, [cells, embedding width]."""
+    codes: np.ndarray
+    """Index of each cell's code, [cells]."""
+    code_vectors: np.ndarray
+    """Vectors of the codes, [cells, code width]."""
+    confidence: np.ndarray
+    """One minus the ratio of the distances to the nearest and second nearest code, [cells]."""
+    properties: np.ndarray
+    """Index of the label predicted of each property, [cells, properties]."""
+
+
 @torch.no_grad()
 def encode_counts(
-    model: CellVQ, counts, depth: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    model: CellVQ, counts: csr_matrix, depth: np.ndarray, target_depth: float | None = None,
+    precision: str = "float32",
+) -> EncodedCells:
     """Encode rows of counts, in blocks of cells with like numbers of expressed genes.
 
     Args:
         model: the model, in evaluation mode.
         counts: UMI counts of the model's panel, CSR with ascending indices, [cells, panel].
         depth: total UMI counts of each cell over all genes measured, [cells].
-
-    Returns:
-        Continuous vectors [cells, cell width], codes [cells], vectors of the codes [cells, cell
-        width], confidences [cells].
+        target_depth: total UMI counts for the depth token T; by default each cell's own.
+        precision: one of ``PRECISIONS``.
     """
-    cells, width = counts.shape[0], model.config.cell_width
-    vectors, quantised = np.zeros((cells, width), np.float32), np.zeros((cells, width), np.float32)
-    codes, confidence = np.zeros(cells, int), np.zeros(cells, np.float32)
-    for block in loader.by_length(counts, TOKENS_AT_ONCE):
-        batch = loader.make_batch(counts[block], depth[block]).to(model.device)
-        cell = model.encode(batch)
-        taken = model.quantizer(cell)
-        nearest = model.quantizer.distances(cell).topk(2, largest=False).values
+    cells, config, device = counts.shape[0], model.config, model.device
+    found = EncodedCells(
+        torch.zeros(cells, config.embedding_width), torch.zeros(cells, dtype=torch.long),
+        torch.zeros(cells, config.code_width), torch.zeros(cells),
+        torch.zeros(cells, len(model.properties), dtype=torch.long),
+    )
+    rough = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    blocks = list(loader.by_length(counts, tokens_at_once(model)))
+    for block in blocks[distributed.rank() :: distributed.size()]:
+        batch = loader.make_batch(counts[block], depth[block], target_depth=target_depth)
+        with rough:
+            cell, summary = model.encode(batch.to(device))
+        taken = model.quantizer(summary)
+        nearest = model.quantizer.distances(summary).topk(2, largest=False).values
         ratio = nearest[:, 0] / nearest[:, 1].clamp(min=1e-12)
-        vectors[block], codes[block] = cell.cpu().numpy(), taken.codes.cpu().numpy()
-        quantised[block], confidence[block] = taken.vectors.cpu().numpy(), (1 - ratio).cpu().numpy()
-    return vectors, codes, quantised, confidence
+        labels = [head(cell).argmax(1) for head in model.heads.values()]
+        parts = (cell, taken.codes, taken.vectors, 1 - ratio)
+        for whole, part in zip(found, parts, strict=False):
+            whole[block] = part.cpu()
+        if labels:
+            found.properties[block] = torch.stack(labels, 1).cpu()
+    # Every process left zeros where another was at work.
+    return EncodedCells(*(distributed.total(whole.to(device)).cpu().numpy() for whole in found))
+
+
+def tokens_at_once(model: CellVQ) -> int:
+    """Return how many tokens fit into a quarter of the free memory of the model's device."""
+    config, kind = model.config, model.device.type
+    if kind == "cuda":
+        free = torch.cuda.mem_get_info(model.device)[0]
+    else:
+        free = free_memory()
+    per_token = 4 * (10 * config.width + 2 * config.feedforward + 4 * config.value_bins)
+    return min(max(free // 4 // per_token, 1), MOST_TOKENS[kind])
+
+
+def free_memory() -> int:
+    """Return the bytes of memory that are free on this machine, as far as it tells."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        line = next(line for line in lines if line.startswith("MemAvailable"))
+        return int(line.split()[1]) * 1024
+    except (OSError, StopIteration):
+        return 2 * 2**30  # not Linux: what any machine has

@@ -12,7 +12,7 @@ import torch
 from cellvq import InputError, loader
 from cellvq.config import TrainingConfig
 from cellvq.corpus import Corpus
-from cellvq.model import CellVQ, Counts
+from cellvq.model import CellVQ
 from cellvq.objective import mean_profile
 from cellvq.quantize import perplexity
 from cellvq.weights import write_whole
@@ -35,29 +35,44 @@ def report(model: CellVQ, corpus: Corpus, training: TrainingConfig, state: dict)
         The row: step, cells (seen so far), seconds, cells_per_second, loss; validation_cell,
         validation_code and validation_mean (negative log likelihood per 1,000 hidden genes, decoded
         from the cell vector, from the code alone, and of the mean profile, a baseline); perplexity,
-        codes_used and usage of the training cells since the last row.
+        codes_used and usage of the training cells since the last row; accuracy_<property>, the
+        share of labelled validation cells whose label is predicted from all of their genes.
     """
-    cells = corpus.validation[:1024]
-    batch = loader.make_batch(
-        corpus.counts[cells], corpus.depth[cells], corpus.batch[cells],
-        hidden_share=training.hidden_share, rng=np.random.default_rng([training.seed, 2]),
-    ).to(model.device)
+    cells, scores = corpus.validation[:1024], []
     model.eval()
-    output = model(batch)
+    for part in range(0, len(cells), 128):  # all genes of a cell at once need memory
+        chosen = cells[part : part + 128]
+        batch = loader.make_batch(
+            corpus.counts[chosen], corpus.depth[chosen], corpus.batch[chosen],
+            hidden_share=training.hidden_share or 0.25,
+            rng=np.random.default_rng([training.seed, 2, part]),
+        ).to(model.device)
+        output = model(batch)
+        mean = mean_profile(corpus, batch.depth)
+        losses = [-counts.log_likelihood(batch.counts)[batch.hidden].sum()
+                  for counts in (output.from_cell, output.from_code, mean)]
+        right = []
+        if model.properties:  # read off whole cells, as users do
+            whole = model.encode(loader.make_batch(
+                corpus.counts[chosen], corpus.depth[chosen]
+            ).to(model.device)).cell
+            right = [
+                (head(whole).argmax(1).cpu().numpy() == corpus.properties[chosen, number]).sum()
+                for number, head in enumerate(model.heads.values())
+            ]
+        scores.append([*map(float, losses), int(batch.hidden.sum()), *right])
     model.train()
-    mean = mean_profile(corpus, batch.depth)
-
-    def score(counts: Counts) -> float:
-        return -1000 * float(counts.log_likelihood(batch.counts)[batch.hidden].mean())
-
+    cell, code, mean, places, *right = np.sum(scores, axis=0).tolist()
+    labelled = (corpus.properties[cells] >= 0).sum(0)
+    accuracy = {f"accuracy_{name}": right[number] / max(labelled[number], 1)
+                for number, name in enumerate(model.properties)}
     even, used = perplexity(torch.tensor(state["usage"]))
     row = {
         "step": state["step"], "cells": state["cells"], "seconds": state["seconds"],
         "cells_per_second": state["cells"] / state["seconds"] if state["seconds"] else None,
-        "loss": state.get("loss"), "validation_cell": score(output.from_cell),
-        "validation_code": score(output.from_code),
-        "validation_mean": score(mean),
-        "perplexity": even, "codes_used": used, "usage": state["usage"],
+        "loss": state.get("loss"), "validation_cell": 1000 * cell / places,
+        "validation_code": 1000 * code / places, "validation_mean": 1000 * mean / places,
+        "perplexity": even, "codes_used": used, "usage": state["usage"], **accuracy,
     }
     state["history"].append(row)
     state["usage"] = [0] * len(state["usage"])

@@ -2,65 +2,52 @@
 
 counts -> gene tokens -> set transformer -> cell vector -> SCD (code) -> decoder -> all counts.
 
-Method: Nature Communications 2026, 17:4037 (doi 10.1038/s41467-026-70071-5). Two things are ours,
-as measured to matter at laptop size: the cell vector starts as a principal component analysis on
-which the transformer improves (`CellVector`), and the decoder asks the cell vector for every gene
-at once (`Decoder`) where the release runs a second transformer over all genes.
+Method: Nature Communications 2026, 17:4037 (doi 10.1038/s41467-026-70071-5). One network serves
+every size, from ``tiny`` to the shape of the released weights. Two things are ours, as measured to
+matter: the cell vector starts as a principal component analysis on which the transformer improves
+(`CellVector`), and the decoder asks the cell vector for every gene at once (`cellvq.decoder`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cellvq import quantize
+from cellvq import decoder, quantize
+from cellvq.attention import attend
 from cellvq.config import ModelConfig
+from cellvq.decoder import Counts
 from cellvq.loader import Batch
 
 
-class Counts(NamedTuple):
-    """A (zero-inflated) negative binomial of the counts of every gene of every cell."""
+class Encoded(NamedTuple):
+    """Cells after the encoder."""
 
-    mean: Tensor
-    """Mean of the negative binomial, [cells, panel]."""
-    dispersion: Tensor
-    """Inverse overdispersion, [panel]."""
-    dropout_logit: Tensor | None
-    """Logit of an extra zero, [cells, panel]; None for a plain negative binomial."""
-
-    def log_likelihood(self, counts: Tensor) -> Tensor:
-        """Return the log probability of each count, [cells, panel]."""
-        r, mean = self.dispersion, self.mean
-        log_total = torch.log(r + mean)
-        log_zero = r * (torch.log(r) - log_total)  # probability of a zero
-        log_nb = (
-            log_zero
-            + counts * (torch.log(mean) - log_total)
-            + torch.lgamma(counts + r) - torch.lgamma(r) - torch.lgamma(counts + 1)
-        )
-        if self.dropout_logit is None:
-            return log_nb
-        log_kept = F.logsigmoid(-self.dropout_logit)
-        log_dropped = F.logsigmoid(self.dropout_logit)
-        zero = torch.logaddexp(log_dropped, log_kept + log_zero)
-        return torch.where(counts > 0, log_kept + log_nb, zero)
+    cell: Tensor
+    """Continuous cell vectors, the embedding that users get, [cells, embedding width]."""
+    summary: Tensor
+    """What is quantised, [cells, code width]; the same as ``cell`` but in the released shape."""
 
 
 class Output(NamedTuple):
     """What the model says of some cells."""
 
     cell: Tensor
-    """Continuous cell vectors, [cells, cell width]."""
+    """Continuous cell vectors, [cells, embedding width]."""
     quantized: quantize.Quantized
     """Their codes and code vectors."""
     from_cell: Counts
-    """Counts decoded from the continuous vector."""
+    """Counts decoded from what was quantised."""
     from_code: Counts
     """Counts decoded from the code alone."""
+    properties: dict[str, Tensor]
+    """For each property a logit of each of its labels, [cells, labels]."""
 
 
 class ValueEmbedding(nn.Module):
@@ -78,28 +65,54 @@ class ValueEmbedding(nn.Module):
         return self.table((self.second(a) + a).softmax(-1))
 
 
-class Layer(nn.Module):
-    """One pre-norm transformer layer over a set of tokens; a set has no positions."""
+class GenePrior(nn.Module):
+    """A learnt gene-by-gene matrix, projected to the tokens' width, as released.
 
-    def __init__(self, width: int, heads: int, feedforward: int) -> None:
+    A gene's part is ``into(matrix[gene])``, so once trained it folds exactly into the table of gene
+    embeddings (`CellVQ.fold_prior`), and 72 % of the released parameters are not needed any more.
+    """
+
+    def __init__(self, tokens: int, width: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.matrix = nn.Parameter(torch.eye(tokens))
+        self.into = nn.Linear(tokens, width)
+
+    def forward(self) -> Tensor:
+        """Return each token's part in its embedding, [tokens, width]."""
+        return self.into(self.matrix)
+
+
+class Layer(nn.Module):
+    """One transformer layer over a set of tokens; a set has no positions."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width, self.heads, self.before = config.width, config.heads, config.norm == "pre"
+        self.activation = {"gelu": F.gelu, "relu": F.relu}[config.activation]
         self.attention_norm = nn.LayerNorm(width)
         self.into_attention = nn.Linear(width, 3 * width)
         self.out_of_attention = nn.Linear(width, width)
         self.feedforward_norm = nn.LayerNorm(width)
-        self.into_feedforward = nn.Linear(width, feedforward)
-        self.out_of_feedforward = nn.Linear(feedforward, width)
+        self.into_feedforward = nn.Linear(width, config.feedforward)
+        self.out_of_feedforward = nn.Linear(config.feedforward, width)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Update tokens [cells, tokens, width]; ``mask`` [cells, 1, 1, tokens] is -inf at pads."""
-        qkv = self.into_attention(self.attention_norm(x))
-        if x.device.type == "cpu":  # torch's attention on CPU is slower in bf16 than in float32
-            qkv = qkv.float()
-        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype))
-        x = x + self.out_of_attention(attended.transpose(1, 2).flatten(2))
-        return x + self.out_of_feedforward(F.gelu(self.into_feedforward(self.feedforward_norm(x))))
+        if self.before:
+            x = x + self.attend(self.attention_norm(x), mask)
+            return x + self.feed(self.feedforward_norm(x))
+        x = self.attention_norm(x + self.attend(x, mask))
+        return self.feedforward_norm(x + self.feed(x))
+
+    def attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Let every token look at every other of its cell."""
+        qkv = self.into_attention(x).unflatten(-1, (3, self.heads, -1))
+        attended = attend(*qkv.permute(2, 0, 3, 1, 4), mask)
+        return self.out_of_attention(attended.transpose(1, 2).flatten(2))
+
+    def feed(self, x: Tensor) -> Tensor:
+        """Pass each token through the feed-forward network."""
+        return self.out_of_feedforward(self.activation(self.into_feedforward(x)))
 
 
 class CellVector(nn.Module):
@@ -117,54 +130,18 @@ class CellVector(nn.Module):
         self.components = nn.Parameter(torch.randn(panel, width) / math.sqrt(panel))
         self.norm = nn.LayerNorm(pooled)
         self.view = nn.Linear(pooled, width)
-        self.gate = nn.Parameter(torch.tensor(0.1))
+        self.gate = nn.Parameter(torch.tensor([0.1]))  # one number, in a shape FSDP2 can divide
 
     def forward(self, pooled: Tensor, values: Tensor, hidden: Tensor | None) -> Tensor:
         """Make cell vectors from pooled tokens [cells, pooled] and all values [cells, panel]."""
         centred = torch.minimum(values, self.ceiling) - self.mean
         if hidden is not None:
             # A gene that is held out counts as average; the rest speaks a little louder for it.
-            centred = centred.masked_fill(hidden, 0.0) / (1 - hidden.float().mean())
+            shown = 1 - hidden.float().mean(1, keepdim=True)
+            centred = centred.masked_fill(hidden, 0.0) / shown.clamp(min=0.01)
         with torch.autocast(values.device.type, enabled=False):
             linear = centred @ self.components
         return linear + self.gate * self.view(self.norm(pooled)).float()
-
-
-class Decoder(nn.Module):
-    """Counts of every gene of the panel from one vector per cell, by one query per gene.
-
-    The decoder sees the batch, both as a shift of each gene and together with the cell vector (a
-    batch may change each cell type in its own way), so that the vector and the code need not carry
-    it.
-    """
-
-    def __init__(self, config: ModelConfig, panel: int, batches: int) -> None:
-        super().__init__()
-        width, hidden = config.cell_width, config.decoder_width
-        self.queries = nn.Parameter(torch.randn(panel, width) * 0.01)
-        self.log_rate = nn.Parameter(torch.zeros(panel))  # log of the mean rate per 10,000 UMI
-        self.log_dispersion = nn.Parameter(torch.zeros(panel))
-        self.batch_shift = nn.Parameter(torch.zeros(batches, panel))
-        self.batch_embedding = nn.Parameter(torch.zeros(batches, hidden))
-        nn.init.normal_(self.batch_embedding, std=0.1)
-        self.into_bend = nn.Linear(width, hidden)  # what is not linear in the cell vector
-        self.out_of_bend = nn.Linear(hidden, panel, bias=False)
-        nn.init.zeros_(self.out_of_bend.weight)
-        self.dropout = nn.Linear(width, panel) if config.likelihood == "zinb" else None
-        if self.dropout is not None:
-            nn.init.zeros_(self.dropout.weight)
-            nn.init.constant_(self.dropout.bias, -3.0)
-
-    def forward(self, vectors: Tensor, depth: Tensor, batch: Tensor) -> Counts:
-        """Decode vectors [cells, cell width] at depths [cells] in batches [cells] (-1: average)."""
-        known, batch = (batch >= 0).float().unsqueeze(1), batch.clamp(min=0)
-        bend = self.into_bend(vectors) + known * self.batch_embedding[batch]
-        log_rate = self.log_rate + vectors @ self.queries.T + self.out_of_bend(F.gelu(bend))
-        log_rate = log_rate + known * self.batch_shift[batch]
-        log_mean = log_rate + torch.log(depth / 1e4).unsqueeze(1)
-        mean = log_mean.clamp(math.log(1e-5), math.log(1e6)).exp()
-        dispersion = F.softplus(self.log_dispersion).clamp(1e-4, 1e4)
-        return Counts(mean, dispersion, None if self.dropout is None else self.dropout(vectors))
 
 
 class CellVQ(nn.Module):
@@ -174,6 +151,7 @@ class CellVQ(nn.Module):
         config: the network's numbers.
         panel: names of the genes the model sees, in its order.
         batches: names of the training batches; empty where there is one.
+        properties: labels of each property that a head predicts, such as the cell type.
 
     Example:
         >>> from cellvq.loader import make_batch
@@ -184,50 +162,84 @@ class CellVQ(nn.Module):
         (torch.Size([2, 16]), torch.Size([2, 3]))
     """
 
-    def __init__(self, config: ModelConfig, panel: list[str], batches: list[str] = ()) -> None:
+    def __init__(
+        self, config: ModelConfig, panel: Sequence[str], batches: Sequence[str] = (),
+        properties: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         super().__init__()
         self.config, self.panel, self.batches = config, list(panel), list(batches)
+        self.properties = {name: list(labels) for name, labels in (properties or {}).items()}
         genes, width = len(self.panel), config.width
         self.value_embedding = ValueEmbedding(config.value_bins, width)
-        self.gene_embedding = nn.Embedding(genes + 1, width, padding_idx=genes)
+        # After the genes come T (target depth), S (source depth) and padding, as released.
+        self.gene_embedding = nn.Embedding(genes + 3, width, padding_idx=genes + 2)
         nn.init.normal_(self.gene_embedding.weight, std=0.3)
-        self.depth_token = nn.Parameter(torch.randn(width) * 0.3)
-        layer = (width, config.heads, config.feedforward)
-        self.layers = nn.ModuleList(Layer(*layer) for _ in range(config.layers))
+        self.prior = GenePrior(genes + 2, width) if config.prior == "dense" else None
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
-        self.cell_vector = CellVector(genes, 3 * width, config.cell_width)
-        self.quantizer = quantize.build(config.quantizer, config.cell_width)
-        self.decoder = Decoder(config, genes, max(len(self.batches), 1))
+        self.cell_vector = (
+            CellVector(genes, 4 * width, config.cell_width)
+            if config.cell_vector == "components" else None
+        )
+        self.quantizer = quantize.build(config.quantizer, config.code_width)
+        self.decoder = decoder.build(config, genes, max(len(self.batches), 1))
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(config.embedding_width, len(labels))
+             for name, labels in self.properties.items()}
+        )
+
     @property
     def device(self) -> torch.device:
         """The device on which the weights are."""
-        return self.depth_token.device
+        return self.norm.weight.device
 
-    def encode(self, batch: Batch) -> Tensor:
-        """Turn cells into continuous vectors, [cells, cell width].
+    def gene_table(self) -> Tensor:
+        """Return the embedding of every gene, of T, S and of padding, [panel + 3, width]."""
+        table = self.gene_embedding.weight
+        return table if self.prior is None else table + F.pad(self.prior(), (0, 0, 0, 1))
 
-        Each expressed gene is one token: what gene it is plus how much of it there is. One more
-        token carries the sequencing depth. Padding is masked in attention and in both pools.
+    def encode(self, batch: Batch) -> Encoded:
+        """Turn cells into continuous vectors.
+
+        Each expressed gene is one token: what gene it is plus how much of it there is. Two more
+        carry the sequencing depth: that of the target (T), at which counts are to be predicted, and
+        that of the source (S), at which they were seen. Padding is masked in attention and in both
+        pools.
         """
-        values = log_normalise(batch.counts, batch.depth)
-        padded = F.pad(values, (0, 1)).gather(1, batch.genes)
-        genes = self.gene_embedding(batch.genes) + self.value_embedding(padded)
-        depth = self.depth_token + self.value_embedding(torch.log10(batch.depth))
-        tokens = torch.cat([depth.unsqueeze(1), genes], 1)
+        panel = len(self.panel)
+        values = log_normalise(batch.counts if batch.seen is None else batch.seen, batch.depth)
+        target = batch.depth if batch.target is None else batch.target
+        depths = torch.log10(torch.stack([target, batch.depth], 1))
+        genes = F.pad(batch.genes, (0, 2))
+        genes[:, -2], genes[:, -1] = panel, panel + 1
+        seen = F.pad(values, (0, 3)).gather(1, batch.genes)
+        with torch.autocast(values.device.type, enabled=False):  # cheap, and values are exact
+            tokens = self.value_embedding(torch.cat([seen, depths], 1))
+        tokens = tokens + F.embedding(genes, self.gene_table())
 
-        pad = F.pad(batch.genes == len(self.panel), (1, 0))
-        mask = torch.zeros(pad.shape, device=pad.device).masked_fill_(pad, -torch.inf)
-        mask = mask[:, None, None]
+        pad = F.pad(batch.genes == panel + 2, (0, 2))
+        mask = None
+        if batch.padded:
+            mask = torch.zeros(pad.shape, device=pad.device).masked_fill_(pad, -torch.inf)
+            mask = mask[:, None, None]
         for layer in self.layers:
             tokens = layer(tokens, mask)
-        tokens = self.norm(tokens)
+        return self.summarise(self.norm(tokens).float(), pad.unsqueeze(2), values, batch.hidden)
 
-        depth, genes, pad = tokens[:, 0], tokens[:, 1:].float(), pad[:, 1:].unsqueeze(2)
-        count = (~pad).sum(1).clamp(min=1)
-        mean = genes.masked_fill(pad, 0.0).sum(1) / count
+    def summarise(
+        self, tokens: Tensor, pad: Tensor, values: Tensor, hidden: Tensor | None
+    ) -> Encoded:
+        """Pool the tokens [cells, tokens, width] of each cell; the last two are T and S."""
+        genes, pad = tokens[:, :-2], pad[:, :-2]
+        mean = genes.masked_fill(pad, 0.0).sum(1) / (~pad).sum(1).clamp(min=1)
+        largest = genes.masked_fill(pad, -torch.inf).amax(1)
+        target, source = tokens[:, -2], tokens[:, -1]
         # A cell without a visible gene has no largest one: 0 rather than minus infinity.
-        largest = genes.masked_fill(pad, -torch.inf).amax(1).nan_to_num(neginf=0.0)
-        return self.cell_vector(torch.cat([depth.float(), largest, mean], 1), values, batch.hidden)
+        pooled = torch.cat([source, target, largest.nan_to_num(neginf=0.0), mean], 1)
+        if self.cell_vector is None:
+            return Encoded(pooled, torch.maximum(largest, torch.maximum(source, target)))
+        cell = self.cell_vector(pooled, values, hidden)
+        return Encoded(cell, cell)
 
     def forward(self, batch: Batch, progress: float = 1.0) -> Output:
         """Encode, discretise and decode some cells.
@@ -236,12 +248,29 @@ class CellVQ(nn.Module):
             batch: the cells.
             progress: share of the training done, for quantisers that anneal.
         """
-        cell = self.encode(batch)
-        with torch.autocast(cell.device.type, enabled=False):  # the rest is cheap: keep it exact
-            quantized = self.quantizer(cell, progress)
-            from_cell = self.decoder(cell, batch.depth, batch.batch)
-            from_code = self.decoder(quantized.vectors, batch.depth, batch.batch)
-        return Output(cell, quantized, from_cell, from_code)
+        cell, summary = self.encode(batch)
+        depth = batch.depth if batch.target is None else batch.target
+        genes = self.gene_table()[: len(self.panel)]
+        with torch.autocast(cell.device.type, enabled=False):  # cheap, and codes are exact
+            quantized = self.quantizer(summary, progress)
+            properties = {name: head(cell) for name, head in self.heads.items()}
+        from_cell = self.decoder(summary, depth, batch.batch, genes)
+        from_code = self.decoder(quantized.vectors, depth, batch.batch, genes)
+        return Output(cell, quantized, from_cell, from_code, properties)
+
+    @torch.no_grad()
+    def fold_prior(self) -> CellVQ:
+        """Fold the dense gene prior into the gene embeddings; what the model says stays the same.
+
+        Returns:
+            A model without the prior that shares all other weights with this one.
+        """
+        config = dataclasses.replace(self.config, prior="none")
+        with torch.device("meta"):
+            folded = CellVQ(config, self.panel, self.batches, self.properties)
+        state = {k: v for k, v in self.state_dict().items() if not k.startswith("prior.")}
+        folded.load_state_dict(state | {"gene_embedding.weight": self.gene_table()}, assign=True)
+        return folded.train(self.training)
 
 
 def log_normalise(counts: Tensor, depth: Tensor) -> Tensor:
@@ -252,8 +281,13 @@ def log_normalise(counts: Tensor, depth: Tensor) -> Tensor:
 def parameter_table(model: CellVQ) -> dict[str, int]:
     """Count the parameters of each part of a model.
 
+    A model on the ``meta`` device has shapes and no weights, so even the largest is counted at no
+    cost.
+
     Example:
-        >>> sum(parameter_table(CellVQ(ModelConfig(), ["CD3D", "LYZ"])).values()) > 10_000
+        >>> with torch.device("meta"):
+        ...     model = CellVQ(ModelConfig(), ["CD3D", "LYZ"])
+        >>> sum(parameter_table(model).values()) > 10_000
         True
     """
     table: dict[str, int] = {}

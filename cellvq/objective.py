@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.linalg
@@ -11,15 +12,22 @@ import torch
 from scipy.cluster.vq import kmeans2
 from scipy.sparse import csr_matrix
 from torch import Tensor
+from torch.nn import functional as F
 
-from cellvq.corpus import Corpus
+from cellvq.config import TrainingConfig
+from cellvq.decoder import Counts
 from cellvq.loader import Batch
-from cellvq.model import CellVQ, Counts, Output
+from cellvq.model import CellVQ, Output
+
+if TYPE_CHECKING:
+    from cellvq.corpus import Corpus
 
 CLIP = 10.0
 """Standard deviations above a gene's mean beyond which more of it counts for no more."""
 WARM_CELLS = 20_000
 """The warm start looks at no more cells than this."""
+WARM_GENES = 4000
+"""The warm start looks at no more genes than this, those of the largest variance."""
 GROUPS = 12
 """Groups of like cells within which the warm start compares batches."""
 SHIFTS_LEFT_OUT = 8
@@ -42,7 +50,8 @@ def warm_start(model: CellVQ, corpus: Corpus) -> None:
     The decoder starts as the way back, each axis shrunk to the share of it that is not noise.
 
     Args:
-        model: a fresh model; its linear path, gene embedding and decoder are filled in.
+        model: a fresh model whose cell vector is of the kind ``components``; its linear path, gene
+            embedding and decoder are filled in.
         corpus: the cells; at most ``WARM_CELLS`` of ``corpus.train`` are looked at.
     """
     rng = np.random.default_rng(0)
@@ -50,7 +59,6 @@ def warm_start(model: CellVQ, corpus: Corpus) -> None:
     if len(cells) > WARM_CELLS:
         cells = np.sort(rng.choice(cells, WARM_CELLS, replace=False))
     counts, depth, batch = corpus.counts[cells], corpus.depth[cells], corpus.batch[cells]
-    panel, width = len(corpus.panel), min(model.config.cell_width, len(corpus.panel))
     values = log_values(counts, depth)
     mean = np.asarray(values.mean(0)).ravel()
     variance = np.asarray(values.multiply(values).mean(0)).ravel() - mean**2
@@ -59,7 +67,12 @@ def warm_start(model: CellVQ, corpus: Corpus) -> None:
     values = log_values(counts, depth, ceiling)
     mean = np.asarray(values.mean(0)).ravel()
 
-    covariance = signal_covariance(counts, depth, batch, ceiling, rng) * scale[:, None] * scale
+    # A covariance of 20,000 genes would take 3 GB; the genes left out start at nothing.
+    genes = np.sort(np.argsort(-variance, kind="stable")[:WARM_GENES])
+    counts, values, scale = counts[:, genes], values[:, genes], scale[genes]
+    panel, width = len(genes), min(model.config.cell_width, len(genes))
+    covariance = signal_covariance(counts, depth, batch, ceiling[genes], rng)
+    covariance *= scale[:, None] * scale
     signal, axes = principal_axes(covariance, width)
     for attempt in range(2 if len(np.unique(batch)) > 1 else 0):
         with warnings.catch_warnings():  # an empty group does no harm
@@ -74,26 +87,41 @@ def warm_start(model: CellVQ, corpus: Corpus) -> None:
     total = vectors.var(0)
     unit = math.sqrt(total.mean())
 
-    def put(parameter: Tensor, value: np.ndarray) -> None:
-        parameter.copy_(torch.as_tensor(value, dtype=parameter.dtype))
-
-    put(model.cell_vector.mean, mean)
-    put(model.cell_vector.ceiling, ceiling)
+    _put(model.cell_vector.mean, mean)
+    _put(model.cell_vector.ceiling, ceiling)
     model.cell_vector.components.zero_()
-    put(model.cell_vector.components[:, :width], scale[:, None] * axes / unit)
-    genes = min(width, model.config.width)
-    put(model.gene_embedding.weight[:panel, :genes], 0.3 * math.sqrt(panel) * axes[:, :genes])
-    reliable = np.clip(signal / total, 0.05, 1)
-    put(model.decoder.queries[:, :width], axes * reliable * unit / scale[:, None])
+    model.cell_vector.components[genes, :width] = _like(model, scale[:, None] * axes / unit)
+    columns = min(width, model.config.width)
+    model.gene_embedding.weight[genes, :columns] = _like(
+        model, 0.3 * math.sqrt(panel) * axes[:, :columns]
+    )
+    if model.config.decoder == "query":
+        reliable = np.clip(signal / total, 0.05, 1)
+        way_back = axes * reliable * unit / scale[:, None]
+        model.decoder.queries[genes, :width] = _like(model, way_back)
+
+
+@torch.no_grad()
+def start_decoder(model: CellVQ, corpus: Corpus) -> None:
+    """Start the gene-query decoder at the mean profile of the training cells and of each batch."""
     average = mean_profile(corpus, torch.tensor([1e4]))
-    put(model.decoder.log_rate, (average.mean[0] + 1e-3).log())
+    _put(model.decoder.log_rate, (average.mean[0] + 1e-3).log())
     # The inverse of softplus, which the decoder applies.
-    put(model.decoder.log_dispersion, average.dispersion.clamp(0.05, 50).expm1().log())
+    _put(model.decoder.log_dispersion, average.dispersion.clamp(0.05, 50).expm1().log())
     for number in range(len(model.batches)):
-        of_batch = batch == number
-        rate = np.asarray(counts[of_batch].sum(0)).ravel() / max(depth[of_batch].sum(), 1) * 1e4
+        cells = corpus.train[corpus.batch[corpus.train] == number]
+        total = max(corpus.depth[cells].sum(), 1)
+        rate = np.asarray(corpus.counts[cells].sum(0)).ravel() / total * 1e4
         shift = np.log((rate + 0.05) / (average.mean[0].numpy() + 0.05))
-        put(model.decoder.batch_shift[number], shift)
+        _put(model.decoder.batch_shift[number], shift)
+
+
+def _like(model: CellVQ, value: np.ndarray) -> Tensor:
+    return torch.as_tensor(value, dtype=torch.float32, device=model.device)
+
+
+def _put(parameter: Tensor, value: np.ndarray | Tensor) -> None:
+    parameter.copy_(torch.as_tensor(value, dtype=parameter.dtype))
 
 
 def log_values(
@@ -172,22 +200,37 @@ def group_means(values: csr_matrix, groups: np.ndarray) -> tuple[np.ndarray, np.
     return np.asarray((member @ values).todense()), sizes
 
 
-def pretraining_loss(output: Output, batch: Batch) -> Tensor:
-    """Score the predictions of the hidden genes, and add what the quantiser asks for.
+def pretraining_loss(output: Output, batch: Batch, training: TrainingConfig) -> Tensor:
+    """Score what the model predicts of the batch, and add what the quantiser asks for.
 
     The hidden genes are predicted from the continuous vector and again from the code alone, so that
-    both carry the cell.
+    both carry the cell. Where a cell was thinned the prediction is at the depth it has in truth.
+    Every sum is divided by a number that is known beforehand, not by what this batch happens to
+    hold, so that the parts of a step add up to the same gradient however it is divided.
 
     Args:
         output: what the model says of the batch.
-        batch: the batch, with ``hidden`` genes.
+        batch: the batch, with ``hidden`` genes, thinned cells, or both.
+        training: which tasks there are, and their weights.
     """
-    hidden = batch.hidden
-    likelihood = (
-        output.from_cell.log_likelihood(batch.counts)[hidden].mean()
-        + output.from_code.log_likelihood(batch.counts)[hidden].mean()
-    )
-    return output.quantized.loss - LIKELIHOOD_WEIGHT * likelihood
+    from_cell = mean_likelihood(output.from_cell, batch, training.hidden_share)
+    from_code = mean_likelihood(output.from_code, batch, training.hidden_share)
+    likelihood = from_cell + training.code_likelihood * from_code
+    loss = output.quantized.loss - LIKELIHOOD_WEIGHT * likelihood
+    for number, logits in enumerate(output.properties.values()):
+        labels = batch.properties[:, number]
+        wrong = F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum") / len(labels)
+        loss = loss + training.property_weight * wrong
+    return loss
+
+
+def mean_likelihood(predicted: Counts, batch: Batch, hidden_share: float) -> Tensor:
+    """Return the mean log likelihood of the hidden genes, or of all where none is hidden."""
+    if batch.hidden is None:
+        return predicted.log_likelihood(batch.counts).mean()
+    places = batch.hidden.flatten().nonzero().squeeze(1)
+    found = predicted.at(places).log_likelihood(batch.counts.flatten()[places])
+    return found.sum() / (hidden_share * batch.hidden.numel())
 
 
 def mean_profile(corpus: Corpus, depth: Tensor) -> Counts:

@@ -18,15 +18,18 @@ from matplotlib.ticker import MaxNLocator
 
 from cellvq import InputError
 from cellvq.graphview import InteractiveFigure, graph_picture, interactive_graph
+from cellvq.scaleview import cost_curves, parameter_shares
+from cellvq.scoreview import score_differences, scores_by_level
 from cellvq.style import FAINT, INK, PALETTE, axes, palette, short, use_style, write_names
 
 if TYPE_CHECKING:
     from cellvq.genes import Report
 
 __all__ = [
-    "InteractiveFigure", "check_overview", "code_by_label", "code_usage", "embedding_scatter",
-    "graph_picture", "interactive_graph", "marker_dots", "palette", "perplexity_history",
-    "score_intervals", "training_history", "use_style",
+    "InteractiveFigure", "check_overview", "code_by_label", "code_usage", "cost_curves",
+    "embedding_scatter", "graph_picture", "interactive_graph", "marker_dots", "palette",
+    "parameter_shares", "perplexity_history", "score_differences", "score_intervals",
+    "scores_by_level", "training_history", "use_style",
 ]
 MARKERS = "oDs^vPX*"
 LEVELS = {"ok": (PALETTE[2], "o"), "hint": (PALETTE[0], "D"), "warning": (PALETTE[1], "^"),

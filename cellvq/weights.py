@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 import cellvq
-from cellvq import InputError
+from cellvq import InputError, distributed
 from cellvq.config import FORMAT, ModelConfig, from_dict
 from cellvq.model import CellVQ
 
@@ -32,7 +32,7 @@ def write_model(directory: str | Path, model: CellVQ, run: dict) -> None:
         run: what is to be remembered of how it came about (data, training), as JSON values.
     """
     directory = Path(directory)
-    weights = save(_plain(model.state_dict()))
+    weights = save(state_of(model))
     config = {
         "format": FORMAT,
         "cellvq_version": cellvq.__version__,
@@ -40,15 +40,17 @@ def write_model(directory: str | Path, model: CellVQ, run: dict) -> None:
         "model": dataclasses.asdict(model.config),
         "run": run,
         "batches": model.batches,
+        "properties": model.properties,
         "panel": model.panel,
     }
-    write_whole(directory / "model.safetensors", weights)
-    write_whole(directory / "config.json", json.dumps(config, indent=1).encode())
+    if distributed.rank() == 0:
+        write_whole(directory / "model.safetensors", weights)
+        write_whole(directory / "config.json", json.dumps(config, indent=1).encode())
 
 
 def fingerprint(model: CellVQ) -> str:
     """Return the sha256 that the model's weights have on disk."""
-    return hashlib.sha256(save(_plain(model.state_dict()))).hexdigest()
+    return hashlib.sha256(save(state_of(model))).hexdigest()
 
 
 def read_model(directory: str | Path) -> tuple[CellVQ, dict]:
@@ -70,8 +72,10 @@ def read_model(directory: str | Path) -> tuple[CellVQ, dict]:
         raise InputError(f"{path}: there is no such file; the model's folder is incomplete")
     if hashlib.sha256(path.read_bytes()).hexdigest() != config["weights_sha256"]:
         raise InputError(f"{path}: not the weights that config.json names; copy the folder again")
-    model = CellVQ(from_dict(ModelConfig, config["model"]), config["panel"], config["batches"])
-    load_state(model, read_tensors(path)[0], path)
+    size = from_dict(ModelConfig, config["model"])
+    with torch.device("meta"):  # shapes only: the weights come from the file
+        model = CellVQ(size, config["panel"], config["batches"], config["properties"])
+    load_state(model, read_tensors(path)[0], path, assign=True)
     return model.eval(), config
 
 
@@ -94,8 +98,25 @@ def read_config(directory: str | Path) -> dict:
     return config
 
 
+def carry_over(source: CellVQ, target: CellVQ) -> None:
+    """Fill a model with all that another has and that fits: not other batches, not new heads.
+
+    Args:
+        source: a trained model.
+        target: a model of the same panel and configuration; changed in place.
+    """
+    there, batches = target.state_dict(), ("decoder.batch_shift", "decoder.batch_embedding")
+    fits = {
+        name: value for name, value in source.state_dict().items()
+        if name in there and there[name].shape == value.shape
+        and (name not in batches or source.batches == target.batches)
+    }
+    target.load_state_dict(there | fits)
+
+
 def write_checkpoint(
-    path: str | Path, model: CellVQ, optimizer: torch.optim.Optimizer, state: dict
+    path: str | Path, model: CellVQ, optimizer: torch.optim.Optimizer, state: dict,
+    best: dict[str, Tensor],
 ) -> None:
     """Write all that a run needs to go on: weights, optimizer state and where it stands.
 
@@ -104,14 +125,20 @@ def write_checkpoint(
         model: the model in training.
         optimizer: its optimizer.
         state: where the run stands, as JSON values.
+        best: the weights that did best so far, where the run may stop early.
     """
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"best.{name}": value for name, value in best.items()}
     for index, values in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
-    write_whole(Path(path), save(_plain(tensors), {"state": json.dumps(state)}))
+    content = _plain(tensors)  # where the model lies in parts, every process takes part in this
+    if distributed.rank() == 0:
+        write_whole(Path(path), save(content, {"state": json.dumps(state)}))
 
 
-def read_checkpoint(path: str | Path, model: CellVQ, optimizer: torch.optim.Optimizer) -> dict:
+def read_checkpoint(
+    path: str | Path, model: CellVQ, optimizer: torch.optim.Optimizer
+) -> tuple[dict, dict[str, Tensor]]:
     """Put a model and its optimizer back to where a checkpoint was written.
 
     Args:
@@ -120,21 +147,26 @@ def read_checkpoint(path: str | Path, model: CellVQ, optimizer: torch.optim.Opti
         optimizer: its optimizer; changed in place.
 
     Returns:
-        The state given to `write_checkpoint`.
+        The state and the best weights given to `write_checkpoint`.
 
     Raises:
         InputError: the file is damaged or of another model.
     """
     tensors, metadata = read_tensors(Path(path))
-    weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-    load_state(model, weights, path)
-    moments: dict[int, dict[str, Tensor]] = {}
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
     for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, name = key.split(".", 2)
-            moments.setdefault(int(index), {})[name] = value
+        part, _, name = key.partition(".")
+        parts[part][name] = value
+    load_state(model, parts["model"], path)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, value in parts["optimizer"].items():
+        index, _, name = key.partition(".")
+        if value.shape == parameters[int(index)].shape:
+            value = distributed.like(value, parameters[int(index)])
+        moments.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
-    return json.loads(metadata["state"])
+    return json.loads(metadata["state"]), parts["best"]
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -150,8 +182,21 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise InputError(f"{path}: not a whole safetensors file; copy or train it again") from error
 
 
-def load_state(model: CellVQ, tensors: dict[str, Tensor], path: str | Path) -> None:
+def state_of(model: CellVQ) -> dict[str, Tensor]:
+    """Return a copy of a model's weights, each in one piece on the CPU."""
+    return _plain(model.state_dict())
+
+
+def load_state(
+    model: CellVQ, tensors: dict[str, Tensor], path: str | Path, assign: bool = False
+) -> None:
     """Fill a model's weights, telling plainly of the first tensor that does not fit.
+
+    Args:
+        model: the model; changed in place.
+        tensors: its weights by their names, each in one piece.
+        path: where they come from, for the message.
+        assign: take the tensors themselves, not copies of them.
 
     Raises:
         InputError: a tensor is missing, unknown, of another shape, or not finite.
@@ -166,7 +211,8 @@ def load_state(model: CellVQ, tensors: dict[str, Tensor], path: str | Path) -> N
             raise InputError(f"{path}: tensor {name} has shape {shapes}")
         if not torch.isfinite(value).all():
             raise InputError(f"{path}: tensor {name} holds NaN or infinite values")
-    model.load_state_dict(tensors)
+    tensors = {name: distributed.like(value, wanted[name]) for name, value in tensors.items()}
+    model.load_state_dict(tensors, assign=assign)
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -189,4 +235,5 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    whole = {name: distributed.whole(value.detach()) for name, value in tensors.items()}
+    return {name: value.cpu().contiguous().clone() for name, value in whole.items()}

@@ -12,13 +12,18 @@ PACKAGE = Path(__file__).parents[1] / "cellvq"
 # From the ground up; a module may import only from the rows below its own. `cellvq` itself
 # (InputError, the version) lies below everything.
 FLOORS = (
-    ("config", "counts", "evidence", "loader", "notebooks", "simulate", "style"),
-    ("evaluate", "genes", "graphview", "quantize", "scores", "truth"),
-    ("datasets", "markers", "model", "plot", "signals", "tasks"),
-    ("codes", "corpus", "graph", "profiles", "weights"),
-    ("book", "encoding", "objective"),
-    ("history",),
+    ("attention", "config", "counts", "distributed", "evidence", "loader", "notebooks", "performer",
+     "simulate", "style"),
+    ("codebook", "decoder", "evaluate", "genes", "graphview", "scores", "truth"),
+    ("datasets", "markers", "nested", "plot", "signals", "tasks"),
+    ("codes", "graph", "profiles", "quantize"),
+    ("book", "model"),
+    ("adapters", "corpus", "optimize", "weights"),
+    ("encoding", "objective", "official"),
+    ("cost", "history"),
+    ("bench", "runs"),
     ("train",),
+    ("finetuning", "pretraining"),
     ("__main__",),
 )
 FLOOR = {module: number for number, row in enumerate(FLOORS) for module in row}
@@ -28,7 +33,10 @@ WITHOUT_TORCH = {
     "truth",
 }
 # What a bare machine with a GPU has: these rooms import nothing else when they are imported.
-BARE = {"config", "loader", "model", "quantize", "weights"}
+BARE = {
+    "adapters", "attention", "bench", "codebook", "config", "cost", "decoder", "distributed", "loader",
+    "model", "nested", "objective", "official", "optimize", "performer", "quantize", "weights",
+}
 BARE_LIBRARIES = {"cellvq", "numpy", "safetensors", "scipy", "torch"}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 

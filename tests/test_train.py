@@ -207,7 +207,7 @@ def test_warm_start_is_a_principal_component_analysis(cells):
     model = CellVQ(ModelConfig(), data.panel).eval()
     objective.warm_start(model, data)
     model.cell_vector.gate.data.zero_()
-    vectors = train.encode_cells(model, data, data.train).numpy()
+    vectors = train.encode_cells(model, data, data.train).cell.numpy()
     assert np.allclose(vectors.mean(0), 0, atol=1e-3)
     usual = tasks.pca_embedding(cells, 3)[data.train]  # as many axes as four types need
     assert LinearRegression().fit(vectors, usual).score(vectors, usual) > 0.97

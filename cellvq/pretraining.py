@@ -1,0 +1,125 @@
+"""Pretraining: from files of cells and a preset to a trained model, in one function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from cellvq import InputError, config, distributed, weights
+from cellvq.corpus import gather
+from cellvq.model import CellVQ
+from cellvq.objective import start_decoder, warm_start
+from cellvq.optimize import reproducible
+from cellvq.runs import Manner, Pretrained, describe, finished
+from cellvq.train import train
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def pretrain(
+    cells: AnnData | str | Path | Sequence[str | Path],
+    *,
+    preset: str = "tiny",
+    init: str | Path | None = None,
+    batch: str | None = None,
+    donor: str | None = None,
+    properties: Sequence[str] = (),
+    steps: int | None = None,
+    minutes: float | None = None,
+    codes: int | Sequence[int] | None = None,
+    quantizer: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    output: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    checkpoint_every: int = 50,
+    engine: str = "ddp",
+    compile: bool = False,
+    progress: bool = True,
+) -> Pretrained:
+    """Pretrain a CellVQ on raw counts by hiding genes and predicting them.
+
+    Args:
+        cells: cells with raw counts, or the file (or files, joined on common genes) they are in.
+        preset: size of the model, a name of ``config.PRESETS``.
+        init: folder of a trained model to go on from, with its size, panel and codebook; only the
+            training of ``preset`` is used then.
+        batch: column of ``obs`` with the batch. The decoder sees it, and the warm start leaves it
+            out, so that vectors and codes carry little of it.
+        donor: column of ``obs`` with the donor; whole donors are kept for validation.
+        properties: columns of ``obs`` to predict as well, such as the cell type; a label may be
+            missing in any cell. What is a property cannot be a fair test of the vector any more.
+        steps: optimizer steps; by default those of the preset.
+        minutes: train for this long instead; such a run is not reproducible to the bit.
+        codes: size of the codebook; several ascending sizes, such as ``(8, 64)``, for a nested one.
+        quantizer: ``ema``, ``nested``, ``residual``, ``fsq`` or ``soft``; by default the preset's.
+        changes: other numbers to change, such as ``{"training.hidden_share": 0.4}``.
+        seed: seed of the split, the initial weights and every draw.
+        output: folder for the model, its history and, while it trains, a checkpoint.
+        resume: go on with the run in ``output``; a finished run is read, not repeated.
+        overwrite: replace another run that is in ``output``.
+        checkpoint_every: steps between checkpoints.
+        engine: how the processes of a ``torchrun`` share the model, ``ddp`` or ``fsdp``.
+        compile: compile the model with ``torch.compile`` first.
+        progress: show a progress bar.
+
+    Returns:
+        The model and the history of its training.
+
+    Raises:
+        InputError: the cells hold no raw counts, a column is absent, or ``output`` holds another
+            run.
+
+    Example:
+        >>> from cellvq.simulate import simulate_cells
+        >>> run = pretrain(simulate_cells(cells=200), steps=3, codes=8, progress=False)
+        >>> list(run.history.step)
+        [0, 1, 2, 3]
+    """
+    if steps is not None and minutes is not None:
+        raise InputError("both steps and minutes are given; choose one")
+    if minutes is not None and minutes <= 0:
+        raise InputError(f"minutes is {minutes}; use a number above 0")
+    manner = Manner(None if output is None else Path(output), resume, overwrite, checkpoint_every,
+                    progress, engine, compile)
+    device = distributed.enter()
+    chosen = dict(changes or {}) | {"training.seed": seed}
+    if steps is not None:
+        chosen["training.steps"] = steps
+    if quantizer is not None:
+        chosen["quantizer.kind"] = quantizer
+    if codes is not None:
+        *prefixes, full = (codes,) if isinstance(codes, int) else codes
+        chosen |= {"quantizer.codes": full, "quantizer.prefixes": tuple(prefixes)}
+    known = config.preset(preset)
+    if init is None:
+        size, training = config.change(known.model, known.training, chosen)
+        data = gather(cells, size.panel_size, batch, donor, training, properties,
+                      size.depth)
+    else:
+        start, _ = weights.read_model(init)
+        of_size = [name for name in chosen if not name.startswith("training.")]
+        if of_size:
+            raise InputError(f"{of_size[0]} cannot change with init; it is that of {init}")
+        size, training = config.change(start.config, known.training, chosen)
+        data = gather(cells, start.panel, batch, donor, training, properties, size.depth)
+    run = describe(data, size, training) | {"preset": preset, "minutes": minutes,
+                                            "init": None if init is None else str(init)}
+    if found := finished(run, manner):
+        return found
+    with reproducible():
+        torch.manual_seed(seed)
+        model = CellVQ(size, data.panel, data.batches, data.labels)
+        if init is not None:
+            weights.carry_over(start, model)
+        else:
+            if size.decoder == "query":
+                start_decoder(model, data)
+            if training.warm_start and size.cell_vector == "components":
+                warm_start(model, data)
+        return train(model.to(device), data, training, run, manner)

@@ -1,0 +1,100 @@
+"""A trained model learns labels of new cells, and keeps what it need not change."""
+
+import numpy as np
+import pytest
+import torch
+
+import cellvq
+from cellvq import InputError, adapters
+from cellvq.simulate import simulate_cells
+
+
+@pytest.fixture(scope="module")
+def cells():
+    cells = simulate_cells(cells=500, genes=220, cell_types=4, seed=2)
+    some = np.random.default_rng(0).random(500) < 0.3
+    cells.obs["known_type"] = cells.obs["cell_type"].astype(object).where(~some)  # 30 % missing
+    return cells
+
+
+@pytest.fixture(scope="module")
+def folder(cells, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    cellvq.pretrain(cells, steps=30, codes=16, batch="batch", output=folder, progress=False)
+    return folder
+
+
+@pytest.mark.parametrize("parts", ["all", "adapters", "head"])
+def test_labels_are_learnt_from_some_and_predicted_for_all(cells, folder, parts):
+    before = cellvq.load(folder)
+    tuned = cellvq.finetune(
+        cells, folder, label="known_type", parts=parts, batch="batch", donor="donor", steps=40,
+        progress=False,
+    )
+    assert tuned.history["accuracy_known_type"].iloc[-1] > 0.9
+    encoded = cellvq.encode(cells, tuned.model)
+    hidden = cells.obs["known_type"].isna()
+    right = encoded.obs["cellvq_predicted_known_type"].astype(str) == cells.obs["cell_type"]
+    assert right[hidden].mean() > 0.9
+    changed = {name.split(".")[0] for name, value in before.state_dict().items()
+               if not torch.equal(value, tuned.model.state_dict()[name])}
+    if parts == "head":
+        assert not changed
+    else:
+        assert "layers" in changed
+        assert ("gene_embedding" in changed) == (parts == "all")
+    assert set(before.state_dict()) < set(tuned.model.state_dict())  # adapters are merged
+
+
+def test_merged_adapters_say_what_they_said_before(folder, cells):
+    model = cellvq.load(folder)
+    adapters.adapt(model)
+    for name, parameter in model.named_parameters():
+        if name.endswith("0.out"):
+            torch.nn.init.normal_(parameter, std=0.1)
+    learns = {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad}
+    assert learns == {"layers", "cell_vector", "decoder"}
+    before = cellvq.encode(cells, model).obsm["X_cellvq"]
+    adapters.merge(model)
+    assert np.allclose(before, cellvq.encode(cells, model).obsm["X_cellvq"], atol=1e-5)
+    assert not np.allclose(before, cellvq.encode(cells, folder).obsm["X_cellvq"], atol=1e-3)
+
+
+def test_a_shuffled_label_is_not_learnt(cells, folder):
+    shuffled = cells.copy()
+    labels = np.random.default_rng(1).permutation(cells.obs["cell_type"].astype(str).to_numpy())
+    shuffled.obs["cell_type"] = labels
+    tuned = cellvq.finetune(shuffled, folder, label="cell_type", parts="head", donor="donor",
+                            progress=False)
+    assert tuned.history["accuracy_cell_type"].iloc[-1] < 0.5
+
+
+def test_pretraining_goes_on_from_a_model(cells, folder):
+    options = {"steps": 2, "batch": "batch", "progress": False}
+    more = cellvq.pretrain(cells[:, :200].copy(), init=folder, **options)
+    assert more.model.panel == cellvq.load(folder).panel  # genes that are absent count as zero
+    more = cellvq.pretrain(cells, init=folder, **options)
+    fresh = cellvq.pretrain(cells, codes=16, **options)
+    assert more.history.validation_cell.iloc[0] < fresh.history.validation_cell.iloc[0] - 1
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"label": "tissue"}, "no column 'tissue'"),
+    ({"label": "one"}, "fewer than two labels"),
+    ({"label": "cell_type", "parts": "some"}, "use one of all, adapters, head"),
+    ({"label": "cell_type", "changes": {"model.width": 8}}, "only numbers of the training"),
+])
+def test_wrong_settings_are_one_clear_line(cells, folder, options, message):
+    one = cells.copy()
+    one.obs["one"] = "same"
+    with pytest.raises(InputError, match=message):
+        cellvq.finetune(one, folder, progress=False, **options)
+
+
+def test_init_keeps_the_size_of_the_model(cells, folder):
+    with pytest.raises(InputError, match="quantizer.codes cannot change with init"):
+        cellvq.pretrain(cells, init=folder, codes=8, progress=False)
+    other = cells.copy()
+    other.var_names = [f"zebra{i}" for i in range(other.n_vars)]
+    with pytest.raises(InputError, match="zebra"):
+        cellvq.pretrain(other, init=folder, progress=False)
