@@ -39,7 +39,7 @@ STATE_BYTES = 16
 PROBED_GENES = 256
 """Genes on which a decoder that attends over all of them is tried first."""
 GAIN = 1.03
-"""Twice the cells have to be faster by this factor, or the search for their number ends."""
+"""Twice the cells have to be faster by this factor; if they are not twice, the search ends."""
 
 
 def bench_model(
@@ -159,7 +159,7 @@ def bench_model(
     }
 
 
-def describe(found: dict) -> str:
+def in_words(found: dict) -> str:
     """Say in lines for people what `bench_model` measured.
 
     Args:
@@ -191,22 +191,24 @@ def recorded(path: str | Path, presets: Sequence[str]) -> list[dict[str, str]]:
     """Read what was measured on other machines, in words for a table.
 
     Args:
-        path: file with a line of JSON for each time that `bench_model` was called; it may be
-            absent.
+        path: file to which ``cellvq bench model --json`` was appended, as often as one liked; it
+            may be absent.
         presets: presets that have a row even if nobody measured them.
 
     Returns:
-        A row for each line, then one for each preset without any: preset, device, date, training
-        (cells/s and share of the matrix rate) and encoding (cells/s in bfloat16).
+        A row for each measurement, then one for each preset without any: preset, device, date,
+        training (cells/s and share of the matrix rate) and encoding (cells/s in bfloat16).
 
     Example:
-        >>> recorded("nowhere.jsonl", ["base"])[0]["training"]
+        >>> recorded("nowhere.json", ["base"])[0]["training"]
         'not measured'
     """
     path = Path(path)
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    text = path.read_text(encoding="utf-8").strip() if path.exists() else ""
     rows = []
-    for found in map(json.loads, lines):
+    while text:
+        found, end = json.JSONDecoder().raw_decode(text)
+        text = text[end:].lstrip()
         training = "; ".join(
             f"{cost['cells_per_second']:,g} cells/s, {cost['share_of_matrix_rate']:.0%} ({name})"
             for name, cost in found["training"].items())
@@ -251,7 +253,7 @@ def fastest(
         InputError: memory does not suffice for the smallest batch.
     """
     begin, best = time.perf_counter(), None
-    count = cells or (1 if device.type == "cuda" else 2)
+    count, misses = cells or (1 if device.type == "cuda" else 2), 0
     while True:
         try:
             found = cost_of(count, seconds / 8)
@@ -263,11 +265,12 @@ def fastest(
                 ) from None
             return best
         gains = best is None or found.cells_per_second > GAIN * best.cells_per_second
+        misses = 0 if gains else misses + 1  # one alone may be another program's doing
         best = found if gains else max(best, found, key=lambda cost: cost.cells_per_second)
         # A call on twice the cells needs about twice the time and keeps twice as much.
         late = time.perf_counter() - begin + 4 * found.seconds > seconds
         full = device.type == "cpu" and 3 * found.kept > free_memory(device)
-        if cells or not gains or late or full or 2 * count > most:
+        if cells or misses == 2 or late or full or 2 * count > most:
             return best
         count *= 2
 

@@ -174,7 +174,7 @@ class TrainingConfig:
     """Weight of the prediction from the code alone against that from the cell vector."""
     property_weight: float = 0.3
     """Weight of the property heads (such as the cell type) where properties are named."""
-    max_tokens: int = 96
+    max_tokens: int = 64
     """Expressed genes of a cell that a training step shows to the transformer, drawn at random."""
     precision: str = "auto"
     """``float32``, ``bfloat16``, or ``auto`` for the second where the device multiplies in it."""

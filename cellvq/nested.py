@@ -32,20 +32,22 @@ RESTARTS = 64
 """At most this many dead codes restart at one step."""
 FLOOR = 1e-6
 """A code without cells counts as this many, so that it stays where it is."""
+COARSER = 1.5
+"""How much more the squared distance to a prefix counts than that to the next finer one."""
 
 
 class Means(Quantizer):
     """What codebooks of means share: the choice of a code by its whole path, a start and a rest.
 
     A cell takes the code whose path lies nearest: the squared distances to the code's vector and to
-    those of its prefixes are added up, each level counting double the next finer one. So one
-    address serves every level, and moving all vectors to the means of their cells lowers that sum.
+    those of its prefixes are added up, the coarser the heavier. So one address serves every level,
+    and moving nested vectors to the means of their cells lowers that sum.
     """
 
     def __init__(self, config: QuantizerConfig, width: int) -> None:
         super().__init__(config, width)
         self.register_buffer("started", torch.tensor(False))
-        self.weights = [2.0**finer for finer in reversed(range(len(self.sizes)))]
+        self.weights = [COARSER**finer for finer in reversed(range(len(self.sizes)))]
 
     def tree(self) -> Tensor:
         """Return the code of each level that each full-depth code belongs to, [levels, codes]."""
@@ -181,9 +183,10 @@ class RunningMeans(Means):
     Nested: the codes are the leaves of a tree, and the vector of a prefix is the running mean of
     all cells below it. A code is read under its parents (see `Means`), and a parent has as many
     children as its cells call for: each level is placed by k-means on its own, then each code joins
-    the nearest parent. With eight children for every parent, split one level after the other, the
-    error at 512 codes was 10 to 60 % above that of k-means; this way it is within 3 %. In training
-    a share of the cells sees a prefix in place of its code, so that every prefix learns to decode.
+    the nearest parent. Where instead each parent of 8 x 8 x 8 codes was split into eight, the error
+    at full depth was 12 to 58 % above that of k-means with as many codes; this way it is within 2 %
+    at every level (2,000 and 2,700 blood cells, four embeddings). In training a share of the cells
+    is shown a prefix in place of its code, so that every prefix learns to decode on its own.
     """
 
     def __init__(self, config: QuantizerConfig, width: int) -> None:
@@ -253,7 +256,7 @@ class RunningMeans(Means):
 
     def _place(self, x: Tensor, rng: np.random.Generator) -> None:
         """Place the codes of each level by k-means on cells, and give each the nearest parent."""
-        most = 16 * self.config.codes
+        most = max(4096, 16 * self.config.codes)
         cells = x[rng.choice(len(x), most, replace=False)] if len(x) > most else x
         centres = [k_means(cells, size, rng) for size in self.sizes]
         path = [torch.arange(self.config.codes, device=x.device)]

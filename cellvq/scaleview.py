@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from cellvq.style import PALETTE, axes
 
@@ -64,9 +64,9 @@ def cost_curves(
                 color=PALETTE[number % len(PALETTE)])
     ax.set(xscale="log", yscale="log", xlabel=names.get(x, x), ylabel=names.get(y, y))
     ax.set_xticks(sorted(table[x].unique()))
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-        axis.set_minor_formatter(NullFormatter())
     ax.minorticks_off()
     ax.grid(axis="both")
     ax.legend(title=names.get(by))

@@ -5,11 +5,13 @@ Tables come from :mod:`cellvq.scores`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from cellvq.style import FAINT, INK, PALETTE, axes, short
+from cellvq.style import INK, PALETTE, axes, short
 
 MARKERS = "oDs^vPX*"
 
@@ -61,21 +63,26 @@ def score_differences(
 
 
 def scores_by_level(
-    summary: pd.DataFrame, *, title: str | None = None, ax: Axes | None = None
+    summary: pd.DataFrame,
+    *,
+    methods: Sequence[str] | None = None,
+    title: str | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
     """One score of every method against the number of codes, with its interval.
 
     Args:
         summary: :func:`cellvq.tasks.summarise` in one metric, with a column ``level``, the number
             of codes there are.
+        methods: those to show, in the order that fixes their colours; by default all.
         title: what the score is.
     """
     ax = axes(ax, 5.6, 3.8)
-    methods = list(summary["method"].unique())
-    for number, (method, part) in enumerate(summary.groupby("method", sort=False)):
-        color = FAINT if "shuffled" in method else PALETTE[number % len(PALETTE)]
+    methods = list(summary["method"].unique()) if methods is None else list(methods)
+    for number, method in enumerate(methods):
+        part, color = summary[summary["method"] == method], PALETTE[number % len(PALETTE)]
         # Methods beside each other, so that no interval hides another.
-        place = part["level"] * 1.09 ** (number - (len(methods) - 1) / 2)
+        place = part["level"] * 1.06 ** (number - (len(methods) - 1) / 2)
         ax.plot(place, part["mean"], marker=MARKERS[number % len(MARKERS)], color=color, ms=6,
                 label=method)
         ax.vlines(place, part["low"], part["high"], color=color, lw=3, alpha=0.5)

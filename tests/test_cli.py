@@ -140,7 +140,7 @@ def test_encode_never_harms_a_file(folder, tmp_path, capsys, monkeypatch):
     (["pretrain", "simulated", "--batch", "lane", "--output", "OUT"], "'lane'"),
     (["pretrain", "simulated", "--steps", "0", "--output", "OUT"], "whole number above 0"),
     (["pretrain", "simulated", "--minutes", "nan", "--output", "OUT"], "number above 0"),
-    (["pretrain", "simulated", "--minutes", "1", "--steps", "2", "--output", "OUT"], "not allowed"),
+    (["pretrain", "simulated", "--minutes", "1", "--steps", "2", "--output", "OUT"], "choose one"),
     (["encode", "simulated", "--model", "nowhere", "--output", "OUT.h5ad"], "nowhere"),
     (["book", "--profile", "nowhere"], "nowhere"),
 ])
@@ -164,7 +164,7 @@ def test_interruption_is_one_line(capsys, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cellvq.train.pretrain", interrupt)
+    monkeypatch.setattr("cellvq.pretraining.pretrain", interrupt)
     status = main(["pretrain", "simulated", "--output", "out"])
     printed = capsys.readouterr().err
     assert status == 130 and "interrupted; go on with the same command and --resume" in printed

@@ -212,3 +212,21 @@ def test_interferon_makes_codes_of_stimulated_monocytes():
     genes = set(best[best["code"].isin(stimulated)]["gene"])
     known = {"ISG15", "CXCL10", "CCL8", "IFIT1", "IFIT3", "ISG20", "CXCL11", "IDO1"}
     assert len(genes & known) >= 4
+
+
+def test_the_tree_adds_up_from_leaves_to_roots(cells):
+    nested = cells.copy()
+    kinds = nested.obs["cell_type"].astype(str).to_numpy()
+    root = np.where(np.isin(kinds, ["type_1", "type_2"]), "C0", "C1")
+    nested.obs["cellvq_code"] = pd.Categorical(
+        np.where(np.arange(len(kinds)) < 5, None, np.char.add(np.char.add(root, "."), kinds))
+    )
+    tree = codes.tree_table(nested, "cell_type").set_index("address")
+    assert list(tree.index) == sorted(tree.index) and tree.loc["C0", "parent"] == ""
+    roots, leaves = tree[tree["level"] == 0], tree[tree["level"] == 1]
+    assert leaves.groupby("parent")["cells"].sum().to_dict() == roots["cells"].to_dict()
+    assert roots["cells"].sum() == nested.n_obs - 5  # cells without a code are left out
+    assert (leaves["purity"] == 1).all() and leaves.loc["C0.type_2", "annotation"] == "type_2"
+    of_root = pd.Series(kinds[5:])[root[5:] == "C0"].value_counts()
+    assert roots.loc["C0", "annotation"] == of_root.idxmax()
+    assert roots.loc["C0", "purity"] == pytest.approx(of_root.max() / of_root.sum())

@@ -115,6 +115,36 @@ def test_scores_stand_where_the_table_says():
         plot.score_intervals(summary, representation="code")
 
 
+def test_a_difference_is_full_where_its_interval_leaves_out_zero():
+    table = pd.DataFrame({
+        "baseline": ["clear", "unclear", "far"], "difference": [0.2, 0.1, -7.0],
+        "verdict": ["ahead", "not distinguishable", "behind"],
+        "low": [0.1, -0.1, -8.0], "high": [0.3, 0.3, -6.0],
+    })
+    ax = plot.score_differences(table, reach=1.0)
+    marks = {line.get_ydata()[0]: line for line in ax.lines if len(line.get_ydata()) == 1}
+    assert marks[0].get_markerfacecolor() == marks[0].get_color() and marks[0].get_xdata() == [0.2]
+    assert marks[1].get_markerfacecolor() == "white" and marks[1].get_xdata() == [0.1]
+    assert marks[2].get_marker() == "<" and texts(ax) == ["-7"]  # beyond the axis: an arrow
+    assert ax.get_xlim() == (-1, 1)
+    two = pd.concat([table.assign(dataset=name) for name in ("Kang", "PBMC")])
+    ax = plot.score_differences(two)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["Kang", "PBMC"]
+
+
+def test_scores_by_level_keep_their_colours_whoever_is_there():
+    summary = pd.DataFrame({
+        "method": ["nested", "nested", "flat", "flat", "control"], "level": [8, 64, 8, 64, 8],
+        "mean": [0.7, 0.5, 0.6, 0.4, 0.0], "low": 0.1, "high": 0.9,
+    })
+    methods = ["nested", "k-means", "flat"]
+    ax = plot.scores_by_level(summary, methods=methods)
+    drawn = {line.get_label(): line for line in ax.lines}
+    assert list(drawn) == methods and list(drawn["flat"].get_ydata()) == [0.6, 0.4]
+    assert [drawn[name].get_color() for name in methods] == list(plot.PALETTE[:3])
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["8", "64"]
+
+
 def test_scatter_draws_every_cell_once():
     rng = np.random.default_rng(0)
     places = pd.DataFrame(rng.normal(size=(300, 2)), columns=["x", "y"])

@@ -14,7 +14,7 @@ from scipy.sparse import csr_matrix
 from sklearn.linear_model import LinearRegression
 
 import cellvq
-from cellvq import InputError, corpus, objective, tasks, train, weights
+from cellvq import InputError, corpus, history, objective, tasks, train, weights
 from cellvq.config import ModelConfig, TrainingConfig
 from cellvq.model import CellVQ
 from cellvq.simulate import simulate_cells
@@ -74,13 +74,18 @@ def test_same_seed_same_weights(cells):
     assert same(a.model, b.model) and not same(a.model, c.model)
 
 
-@pytest.mark.parametrize("quantizer", ["ema", "soft"])
-def test_killed_run_resumes_bit_for_bit(cells, tmp_path, quantizer):
+@pytest.mark.parametrize(("quantizer", "codes"), [("nested", (4, 8)), ("soft", 8)])
+def test_killed_run_resumes_bit_for_bit(cells, tmp_path, quantizer, codes):
     """A process that is killed in mid-run, resumed here, against a run without interruption."""
     source = tmp_path / "cells.h5ad"
     cells.write_h5ad(source)
-    options = {"steps": 24, "codes": 8, "quantizer": quantizer, "checkpoint_every": 5}
-    script = (f"import cellvq; cellvq.pretrain({str(source)!r}, output={str(tmp_path / 'run')!r}, "
+    options = {"steps": 24, "codes": codes, "quantizer": quantizer, "checkpoint_every": 5,
+               "properties": ["cell_type"],
+               "changes": {"training.patience": 20, "training.thinned_share": 0.3,
+                           "training.accumulate": 2}}
+    # Sums depend on the number of threads in their last bits, and libraries change that number.
+    script = (f"import cellvq, torch; torch.set_num_threads({torch.get_num_threads()}); "
+              f"cellvq.pretrain({str(source)!r}, output={str(tmp_path / 'run')!r}, "
               f"progress=False, **{options!r})")
     process = subprocess.Popen([sys.executable, "-c", script])
     checkpoint = tmp_path / "run" / "checkpoint.safetensors"
@@ -117,6 +122,34 @@ def test_finished_run_is_read_and_another_is_refused(cells, tmp_path):
     assert (tmp_path / "model.safetensors").read_bytes() == before
     replaced = cellvq.pretrain(cells, overwrite=True, **(options | {"steps": 4}))
     assert same(replaced.model, cellvq.load(tmp_path))
+
+
+def test_a_run_that_gets_no_better_stops_early_with_its_best_weights(cells):
+    changes = {"training.patience": 2, "training.learning_rate": 0.05}  # far too fast to learn well
+    run = cellvq.pretrain(cells, steps=200, codes=8, changes=changes, progress=False)
+    losses = run.history.validation_cell + run.history.validation_code
+    assert run.history.step.iloc[-1] < 200
+    assert losses.iloc[1:].argmin() == len(losses) - 4  # the best, and two reports after it
+    with_best = run.history.validation_cell.iloc[1 + losses.iloc[1:].argmin()]
+    data = corpus.gather(cells, 2000, None, None, TrainingConfig())
+    state = {"step": 0, "cells": 0, "seconds": 0, "usage": [0] * 8, "history": []}
+    again = history.report(run.model, data, TrainingConfig(), state)["validation_cell"]
+    assert abs(again - with_best) < 1e-3
+
+
+def test_a_loss_that_is_not_a_number_is_one_clear_line(cells, tmp_path):
+    options = {"steps": 40, "codes": 8, "changes": {"training.learning_rate": 1e18},
+               "output": tmp_path, "progress": False}
+    with pytest.raises(InputError, match="loss is not a number .* lower training.learning_rate"):
+        cellvq.pretrain(cells, **options)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_several_levels_of_codes_become_addresses(cells):
+    run = cellvq.pretrain(cells, steps=12, quantizer="nested", codes=(4, 16), progress=False)
+    codes = cellvq.encode(cells, run.model).obs["cellvq_code"]
+    assert codes.str.fullmatch(r"C\d\.\d+").all()
+    assert codes.str.split(".").str[0].nunique() <= 4 < codes.nunique() <= 16
 
 
 def test_clock_limits_a_run(cells):
