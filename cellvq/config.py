@@ -217,17 +217,18 @@ def _transformer(width: int, layers: int, **others) -> ModelConfig:
                        **others)
 
 
+LARGE_TREE = QuantizerConfig(kind="nested", codes=4096, prefixes=(16, 256))
 PRESETS: dict[str, Preset] = {
     "tiny": Preset(ModelConfig(), TrainingConfig(), "minutes on two CPU cores"),
     "small": Preset(
         _transformer(256, 6, value_bins=32, cell_width=32, decoder_width=128, panel_size=4000,
-                     quantizer=QuantizerConfig(codes=512)),
+                     quantizer=QuantizerConfig(kind="nested", codes=512, prefixes=(8, 64))),
         TrainingConfig(steps=10_000, batch_size=128, learning_rate=5e-4, max_tokens=512),
         "an hour on one GPU, or a night on a workstation",
     ),
     "base": Preset(
         _transformer(768, 12, value_bins=100, cell_width=64, decoder_width=128, panel_size=20_000,
-                     quantizer=QuantizerConfig(codes=4096)),
+                     quantizer=LARGE_TREE),
         TrainingConfig(steps=100_000, batch_size=512, learning_rate=2e-4, max_tokens=2000),
         "days on eight GPUs, about 100 million parameters",
     ),
@@ -244,7 +245,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "500m": Preset(
         _transformer(1536, 16, value_bins=100, cell_width=128, decoder_width=256,
-                     panel_size=20_000, quantizer=QuantizerConfig(codes=4096)),
+                     panel_size=20_000, quantizer=LARGE_TREE),
         TrainingConfig(steps=200_000, batch_size=2048, learning_rate=1e-4, max_tokens=2000),
         "weeks on many GPUs, about 500 million parameters",
     ),

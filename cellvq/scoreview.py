@@ -39,13 +39,14 @@ def score_differences(
     ax.axvline(0, color=INK, lw=1)
     for number, (dataset, part) in enumerate(table.groupby(sets, sort=False)):
         color, mark = PALETTE[number % len(PALETTE)], MARKERS[number % len(MARKERS)]
-        offset = 0.5 * ((number + 0.5) / sets.nunique() - 0.5)
+        offset = 0.7 * ((number + 0.5) / sets.nunique() - 0.5)
         for row in part.itertuples():
             y, x = names.index(row.baseline) + offset, row.difference
             if reach is not None and abs(x) > 0.95 * reach:
                 edge = 0.9 * reach * (1 if x > 0 else -1)
                 ax.plot(edge, y, ">" if x > 0 else "<", color=color, ms=8)
-                ax.text(0.85 * edge, y, f"{x:+.2g}", va="center", ha="right" if x > 0 else "left")
+                ax.text(0.88 * edge, y, f"{x:+.2g}", va="center", color=color, fontsize=9,
+                        ha="right" if x > 0 else "left")
                 continue
             face = "white" if row.verdict == "not distinguishable" else color
             ax.hlines(y, row.low, row.high, color=color, lw=3, alpha=0.5)
@@ -79,15 +80,17 @@ def scores_by_level(
     """
     ax = axes(ax, 5.6, 3.8)
     methods = list(summary["method"].unique()) if methods is None else list(methods)
+    levels = sorted(summary["level"].unique())
+    apart = max(levels[-1] / levels[0], 4) ** 0.03
     for number, method in enumerate(methods):
         part, color = summary[summary["method"] == method], PALETTE[number % len(PALETTE)]
         # Methods beside each other, so that no interval hides another.
-        place = part["level"] * 1.06 ** (number - (len(methods) - 1) / 2)
+        place = part["level"] * apart ** (number - (len(methods) - 1) / 2)
         ax.plot(place, part["mean"], marker=MARKERS[number % len(MARKERS)], color=color, ms=6,
                 label=method)
         ax.vlines(place, part["low"], part["high"], color=color, lw=3, alpha=0.5)
     ax.set(xscale="log", xlabel="codes there are", title=title or "")
-    ax.set_xticks(sorted(summary["level"].unique()))
+    ax.set_xticks(levels)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.minorticks_off()
