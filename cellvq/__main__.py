@@ -124,8 +124,11 @@ def _parser() -> argparse.ArgumentParser:
                 "cellvq bench model --preset base --json")
     verb.add_argument("what", choices=["model"], help="what to measure")
     verb.add_argument("--preset", default="tiny", help="size of the model (default: tiny)")
-    verb.add_argument("--genes", type=_number(int), default=2000, metavar="N",
-                      help="expressed genes of a cell (default: 2000)")
+    verb.add_argument("--genes", type=_number(int), metavar="N",
+                      help="expressed genes of a cell (default: those of a training step)")
+    verb.add_argument("--cells", type=_number(int), metavar="N",
+                      help="cells of a batch (default: as many as make it fastest)")
+    verb.add_argument("--compile", action="store_true", help="compile the model with torch first")
     verb.add_argument("--json", action="store_true", help="print the measurements as JSON")
 
     verb = _add(verbs, _book, "run the notebooks of a profile and build the book",
@@ -264,7 +267,8 @@ def _bench(options: argparse.Namespace) -> int:
     """Measure the model on this machine."""
     from cellvq import bench
 
-    measured = bench.bench_model(options.preset, genes=options.genes)
+    measured = bench.bench_model(options.preset, genes=options.genes, cells=options.cells,
+                                 compile=options.compile)
     print(json.dumps(measured, indent=1) if options.json else bench.in_words(measured))
     return 0
 

@@ -19,7 +19,7 @@ from cellvq import distributed
 from cellvq.config import QuantizerConfig
 
 ATTEMPTS = 4
-"""Random starts of which the best is kept."""
+"""Random starts of k-means of which the best is kept; more where few centres make them cheap."""
 
 
 class Quantized(NamedTuple):
@@ -68,7 +68,7 @@ class Quantizer(nn.Module):
 
 
 def k_means(cells: Tensor, size: int, rng: np.random.Generator, rounds: int = 10) -> Tensor:
-    """Return centres of cells, [size, width]: the best of four greedy k-means++ starts, moved on.
+    """Return centres of cells, [size, width]: the best of several greedy k-means++ starts.
 
     Arthur and Vassilvitskii 2007 (ACM-SIAM SODA): cells become centres by chance, in proportion to
     their squared distance to the centres so far; of a few drawn the best one is taken.
@@ -85,7 +85,7 @@ def k_means(cells: Tensor, size: int, rng: np.random.Generator, rounds: int = 10
                 [9.]])
     """
     found = []
-    for _ in range(ATTEMPTS):
+    for _ in range(max(ATTEMPTS, 128 // size)):
         centres = cells[rng.integers(len(cells), size=1)]
         apart = torch.cdist(cells, centres).square().squeeze(1)
         for _ in range(1, size):

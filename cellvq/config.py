@@ -117,6 +117,8 @@ class ModelConfig:
             value = getattr(self, name)
             _require(value in known, f"model.{name} is {value!r}; use {' or '.join(known)}")
         _require(self.cell_width >= 2, f"model.cell_width is {self.cell_width}; use at least 2")
+        fits = self.decoder == "query" or self.code_width == self.width
+        _require(fits, f"model.decoder performer needs model.cell_width {self.width}, the width")
 
     @property
     def code_width(self) -> int:
@@ -155,7 +157,7 @@ class TrainingConfig:
     warm_path_rate: float = 0.3
     """The linear path of the warm start learns at this share of the learning rate."""
     decoder_rate: float = 15.0
-    """The decoder learns at this multiple, as it has to follow what the encoder changes."""
+    """Decoder and heads learn at this multiple, as they have to follow what the encoder changes."""
     warmup: float = 0.05
     """Share of the steps over which the learning rate rises."""
     weight_decay: float = 0.01
@@ -196,10 +198,8 @@ class TrainingConfig:
             value = getattr(self, name)
             _require(0 <= value < 1, f"training.{name} is {value}; use a share from 0 to below 1")
         _require(0 <= self.thinned_share <= 1, "training.thinned_share is not a share from 0 to 1")
-        _require(
-            self.hidden_share + self.thinned_share > 0,
-            "training.hidden_share and thinned_share are both 0: there is nothing to predict",
-        )
+        _require(self.hidden_share + self.thinned_share > 0,
+                 "training.hidden_share and thinned_share are both 0: there is nothing to predict")
 
 
 @dataclass(frozen=True)
@@ -213,8 +213,7 @@ class Preset:
 
 def _transformer(width: int, layers: int, **others) -> ModelConfig:
     """Return a network of the usual proportions: heads of width 64, four widths in between."""
-    return ModelConfig(width=width, layers=layers, heads=width // 64, feedforward=4 * width,
-                       **others)
+    return ModelConfig(width, layers, heads=width // 64, feedforward=4 * width, **others)
 
 
 LARGE_TREE = QuantizerConfig(kind="nested", codes=4096, prefixes=(16, 256))

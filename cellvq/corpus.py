@@ -11,6 +11,7 @@ from pathlib import Path
 import anndata
 import numpy as np
 import pandas as pd
+import torch
 from anndata import AnnData
 from scipy.sparse import csr_matrix
 
@@ -125,7 +126,9 @@ def _choose_panel(cells: AnnData, depth: np.ndarray, size: int) -> list[str]:
         import scanpy
 
         values = AnnData(evaluate.log_normalise(cells.X, depth)[:, chosen])
+        threads = torch.get_num_threads()
         scanpy.pp.highly_variable_genes(values, n_top_genes=size)
+        torch.set_num_threads(threads)  # numba, which scanpy calls, changes their number
         chosen[chosen] = values.var["highly_variable"]
     return list(cells.var_names[chosen].astype(str))
 

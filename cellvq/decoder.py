@@ -2,7 +2,7 @@
 
 New models ask the cell vector for every gene at once (`QueryDecoder`), at the price of two small
 matrix products. The release attends over all 19,266 tokens instead (`PerformerDecoder`), which
-costs about a thousand times more per cell; the book's page on scale shows both prices.
+costs more than its encoder; the book's page on scale shows both prices.
 """
 
 from __future__ import annotations

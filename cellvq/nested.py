@@ -16,18 +16,12 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cellvq.codebook import (
-    ATTEMPTS,
-    Quantized,
-    Quantizer,
-    drawn_for,
-    gathered,
-    k_means,
-    same_on_all,
-)
+from cellvq.codebook import Quantized, Quantizer, drawn_for, gathered, k_means, same_on_all
 from cellvq.config import QuantizerConfig
 from cellvq.distributed import total
 
+STARTS = 2
+"""Starts of a whole tree of which the best is kept, when they have come to rest on the cells."""
 RESTARTS = 64
 """At most this many dead codes restart at one step."""
 FLOOR = 1e-6
@@ -81,7 +75,7 @@ class Means(Quantizer):
             centre = centre + vectors
             offset = offset + vectors.square().sum(1) / self.weights[level]
         x = x.double()
-        found = [(offset - 2 * part @ centre.T).min(1) for part in x.split(4096)]
+        found = [torch.addmm(offset, part, centre.T, alpha=-2).min(1) for part in x.split(4096)]
         error = sum(part.values.sum() for part in found) + sum(self.weights) * x.square().sum()
         return torch.cat([part.indices for part in found]), float(total(error))
 
@@ -115,14 +109,15 @@ class Means(Quantizer):
 
     @torch.no_grad()
     def start(self, x: Tensor, seed: int = 0) -> None:
-        """Place the codes by k-means (the best of four starts) on cell vectors.
+        """Place the codes by k-means (the best of several starts) on cell vectors.
 
         Args:
             x: cell vectors to start on, [cells, width]; more cells than codes. Each process of a
                 distributed run gives its own.
             seed: seed of the starts.
         """
-        self._keep_best(x.float(), [np.random.default_rng([seed, a]) for a in range(ATTEMPTS)])
+        starts = [np.random.default_rng([seed, start]) for start in range(STARTS)]
+        self._keep_best(x.float(), starts)
 
     @torch.no_grad()
     def settle(self, x: Tensor, seed: int = 0) -> None:
@@ -134,7 +129,7 @@ class Means(Quantizer):
             x: vectors of whole training cells, [cells, width], as for `start`.
             seed: seed of the new starts.
         """
-        starts = [np.random.default_rng([seed, attempt]) for attempt in range(ATTEMPTS)]
+        starts = [np.random.default_rng([seed, start]) for start in range(STARTS)]
         self._keep_best(x.float(), [None, *starts])
 
     def _keep_best(self, x: Tensor, starts: list[np.random.Generator | None]) -> None:
@@ -167,7 +162,7 @@ class Means(Quantizer):
         error = math.inf
         for _ in range(rounds):
             codes, now = self.assign(x)
-            if now > (1 - 1e-5) * error:
+            if now > (1 - 1e-4) * error:
                 break
             self._follow(x, codes, decay=0.0, restart_share=0.0)
             error = now

@@ -110,8 +110,9 @@ def start_decoder(model: CellVQ, corpus: Corpus) -> None:
     _put(model.decoder.log_dispersion, average.dispersion.clamp(0.05, 50).expm1().log())
     for number in range(len(model.batches)):
         cells = corpus.train[corpus.batch[corpus.train] == number]
-        total = max(corpus.depth[cells].sum(), 1)
-        rate = np.asarray(corpus.counts[cells].sum(0)).ravel() / total * 1e4
+        if not len(cells):  # a batch of validation cells alone: taken as the average
+            continue
+        rate = np.asarray(corpus.counts[cells].sum(0)).ravel() / corpus.depth[cells].sum() * 1e4
         shift = np.log((rate + 0.05) / (average.mean[0].numpy() + 0.05))
         _put(model.decoder.batch_shift[number], shift)
 

@@ -32,8 +32,9 @@ def reproducible() -> Iterator[None]:
 
 
 def make_optimizer(model: CellVQ, training: TrainingConfig) -> torch.optim.AdamW:
-    """Make AdamW with three rates: slow for the warm start's linear path, fast for the decoder."""
-    rates = {"cell_vector.components": training.warm_path_rate, "decoder": training.decoder_rate}
+    """Make AdamW with three rates: slow for the warm start's path, fast for what reads it off."""
+    rates = {"cell_vector.components": training.warm_path_rate, "decoder": training.decoder_rate,
+             "heads": training.decoder_rate}
     groups: dict[float, list] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:

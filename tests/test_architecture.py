@@ -35,8 +35,9 @@ WITHOUT_TORCH = {
 }
 # What a bare machine with a GPU has: these rooms import nothing else when they are imported.
 BARE = {
-    "adapters", "attention", "bench", "codebook", "config", "cost", "decoder", "distributed", "loader",
-    "model", "nested", "objective", "official", "optimize", "performer", "quantize", "weights",
+    "adapters", "attention", "bench", "codebook", "config", "cost", "decoder", "distributed",
+    "loader", "model", "nested", "objective", "official", "optimize", "performer", "quantize",
+    "weights",
 }
 BARE_LIBRARIES = {"cellvq", "numpy", "safetensors", "scipy", "torch"}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")

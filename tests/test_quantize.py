@@ -144,10 +144,9 @@ def test_addresses_are_padded_in_the_order_of_the_tree():
     assert names[:4] == ["C0.00.0", "C0.00.1", "C0.00.2", "C0.01.0"] and names == sorted(names)
 
 
-@pytest.mark.parametrize("kind", ["nested", "residual"])
-def test_training_shows_prefixes_and_use_does_not(kind, blobs):
+def test_training_shows_prefixes_and_use_does_not(blobs):
     cells, _ = blobs
-    quantizer = make(kind, codes=64, prefixes=(2, 8), truncated_share=0.4)
+    quantizer = make("nested", codes=64, prefixes=(2, 8), truncated_share=0.4)
     quantizer.start(cells)
     before = copy.deepcopy(quantizer).eval()
     shown, codes, _ = quantizer(cells)
