@@ -98,13 +98,18 @@ def finished(run: dict, manner: Manner) -> Pretrained | None:
     if folder is None:
         return None
     checkpoint, is_finished = folder / CHECKPOINT, (folder / "config.json").exists()
-    if checkpoint.exists():  # the newer of the two, if both are there
-        is_finished = False
-        saved = json.loads(weights.read_tensors(checkpoint)[1]["state"])["run"]
-    elif is_finished:
-        saved = weights.read_config(folder)["run"]
-    else:
+    if not checkpoint.exists() and not is_finished:
         return None
+    try:
+        if checkpoint.exists():  # the newer of the two, if both are there
+            is_finished = False
+            saved = json.loads(weights.read_tensors(checkpoint)[1]["state"])["run"]
+        else:
+            saved = weights.read_config(folder)["run"]
+    except InputError:  # damaged, or of another version
+        if not manner.overwrite:
+            raise
+        saved = {}
     other = next((key for key, value in run.items() if saved.get(key) != value), None)
     if other is None and manner.resume:
         if not is_finished:

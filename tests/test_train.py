@@ -122,6 +122,12 @@ def test_finished_run_is_read_and_another_is_refused(cells, tmp_path):
     assert (tmp_path / "model.safetensors").read_bytes() == before
     replaced = cellvq.pretrain(cells, overwrite=True, **(options | {"steps": 4}))
     assert same(replaced.model, cellvq.load(tmp_path))
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"format": 1}))
+    with pytest.raises(InputError, match="format 1"):
+        cellvq.pretrain(cells, resume=True, **options)
+    cellvq.pretrain(cells, resume=True, overwrite=True, **options)  # an older version's model
+    assert same(first.model, cellvq.load(tmp_path))
 
 
 def test_a_run_that_gets_no_better_stops_early_with_its_best_weights(cells):
