@@ -35,7 +35,7 @@ from cellvq.model import CellVQ, parameter_table
 from cellvq.optimize import autocast, reproducible
 
 STATE_BYTES = 16
-"""Bytes a parameter needs in training: its weight, its gradient and AdamW's two moments."""
+"""Bytes a parameter needs in training, its weight, its gradient and AdamW's two moments."""
 PROBED_GENES = 256
 """Genes on which a decoder that attends over all of them is tried first."""
 GAIN = 1.03

@@ -41,7 +41,7 @@ class Cost(NamedTuple):
     kept: int
     """Bytes that the forward pass keeps for the backward pass, weights not counted."""
     peak: float
-    """Most bytes in use: of a GPU's memory during the calls, else by the process until then."""
+    """Most bytes in use, of a GPU's memory during the calls, else by the process until then."""
 
     @property
     def cells_per_second(self) -> float:

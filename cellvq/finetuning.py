@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 PARTS = ("all", "adapters", "head")
-"""What may learn: every weight, low-rank additions to the attention, or the label's head alone."""
+"""What may learn, every weight, low-rank additions to the attention, or the label's head alone."""
 
 def finetune(
     cells: AnnData | str | Path | Sequence[str | Path],
