@@ -66,7 +66,7 @@ def train(
         step = state["step"]
         torch.manual_seed(training.seed * 1_000_003 + step)  # so that a resumed run draws the same
         if before >= training.code_start and not state["code_started"]:
-            mine = distributed.share_of(corpus.train[:4096])
+            mine = distributed.share_of(corpus.train[: max(4096, 16 * codes)])
             model.quantizer.start(encode_cells(model, corpus, mine).summary, training.seed)
             state["code_started"] = True
         cells = loader.cells_of_step(corpus.train, training.batch_size, step, training.seed)
