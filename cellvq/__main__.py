@@ -239,12 +239,20 @@ def _finetune(options: argparse.Namespace) -> int:
     """Teach a model a label and say where it is."""
     tuned = cellvq.finetune(options.files, **_given(options, "model", "label", "parts", *TRAINING))
     accuracy = tuned.history[f"accuracy_{options.label}"].iloc[-1]
-    print(f"Of the labelled validation cells {accuracy:.1%} get their {options.label} right.")
+    if _is_first():
+        print(f"Of the labelled validation cells {accuracy:.1%} get their {options.label} right.")
     return _say_where(options)
+
+
+def _is_first() -> bool:
+    """Tell whether this is the first process of a torchrun, the one that writes and speaks."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _say_where(options: argparse.Namespace) -> int:
     """Say where a trained model is and what to do with it."""
+    if not _is_first():
+        return 0
     print(
         f"The model is in {options.output}: model.safetensors, config.json and history.jsonl.\n"
         f"Next: cellvq encode {options.files[0]} --model {options.output} --output encoded.h5ad"
@@ -285,7 +293,10 @@ def _encode(options: argparse.Namespace) -> int:
     if output.exists() and not options.overwrite:
         raise InputError(f"{output}: the file exists; choose another name, or add --overwrite")
     model = cellvq.load(options.model)
-    encoded = cellvq.encode(_cells(options.file), model)
+    encoded = cellvq.encode(_cells(options.file), model, target_depth=options.target_depth,
+                            precision=options.precision)
+    if not _is_first():
+        return 0
     partial = output.with_name(f".{output.stem}.{os.getpid()}.partial.h5ad")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

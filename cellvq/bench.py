@@ -21,7 +21,6 @@ from cellvq.cost import (
     Cost,
     device_name,
     encode_cost,
-    free_memory,
     genes_to_express,
     matrix_rate,
     measure,
@@ -30,7 +29,7 @@ from cellvq.cost import (
     synthetic_counts,
     train_cost,
 )
-from cellvq.loader import Batch, make_batch
+from cellvq.loader import Batch, free_memory, make_batch
 from cellvq.model import CellVQ, parameter_table
 from cellvq.optimize import autocast, reproducible
 

@@ -301,16 +301,6 @@ def device_name(device: torch.device) -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def free_memory(device: torch.device) -> float:
-    """Return the bytes that are free on a device; infinite where nobody says."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    about = Path("/proc/meminfo")
-    lines = about.read_text().splitlines() if about.exists() else []
-    free = [float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
-    return free[0] if free else np.inf
-
-
 def _peak_memory(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

@@ -198,20 +198,7 @@ def encode_counts(
 
 def tokens_at_once(model: CellVQ) -> int:
     """Return how many tokens fit into a quarter of the free memory of the model's device."""
-    config, kind = model.config, model.device.type
-    if kind == "cuda":
-        free = torch.cuda.mem_get_info(model.device)[0]
-    else:
-        free = free_memory()
+    config = model.config
     per_token = 4 * (10 * config.width + 2 * config.feedforward + 4 * config.value_bins)
-    return min(max(free // 4 // per_token, 1), MOST_TOKENS[kind])
-
-
-def free_memory() -> int:
-    """Return the bytes of memory that are free on this machine, as far as it tells."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        line = next(line for line in lines if line.startswith("MemAvailable"))
-        return int(line.split()[1]) * 1024
-    except (OSError, StopIteration):
-        return 2 * 2**30  # not Linux: what any machine has
+    fit = loader.free_memory(model.device) / 4 / per_token
+    return int(min(max(fit, 1), MOST_TOKENS[model.device.type]))

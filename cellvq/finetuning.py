@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 PARTS = ("all", "adapters", "head")
 """What may learn, every weight, low-rank additions to the attention, or the label's head alone."""
 
+
 def finetune(
     cells: AnnData | str | Path | Sequence[str | Path],
     model: str | Path,
@@ -152,5 +153,6 @@ def _without_training(
     report(model, corpus, training, state)
     if manner.output is not None:
         weights.write_model(manner.output, model, run)
-        write_history(manner.output, state["history"])
+        if distributed.rank() == 0:
+            write_history(manner.output, state["history"])
     return Pretrained(model.eval(), pd.DataFrame(state["history"]))

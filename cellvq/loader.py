@@ -7,7 +7,9 @@ that was stopped continues exactly where it was.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -239,3 +241,13 @@ def by_length(counts: csr_matrix, size: int) -> Iterator[np.ndarray]:
         cells = max(int(np.searchsorted(tokens, size, side="right")), 1)
         yield order[start : start + cells]
         start += cells
+
+
+def free_memory(device: torch.device) -> float:
+    """Return the bytes that are free on a device; infinite where nobody says."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    about = Path("/proc/meminfo")
+    lines = about.read_text().splitlines() if about.exists() else []
+    free = [float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
+    return free[0] if free else math.inf

@@ -66,7 +66,7 @@ def autocast(model: CellVQ, precision: str = "auto") -> torch.autocast:
     Args:
         model: the model, on its device.
         precision: ``float32``, ``bfloat16``, or ``auto`` for bfloat16 where the device multiplies
-            in it. On a CPU of two cores that trains ``tiny`` about half as fast again.
+            in it.
     """
     kind = model.device.type
     if kind == "cuda":

@@ -106,11 +106,13 @@ def train(
         if reports:
             row = report(model, corpus, training, state)
             usage.zero_()
+            left = f"{(1 - after) * minutes:.1f} min left, " if minutes else ""
             bar.set_postfix_str(
-                f"{row['cells_per_second']:,.0f} cells/s, loss {row['loss']:.2f}, validation "
+                f"{left}{row['cells_per_second']:,.0f} cells/s, loss {row['loss']:.2f}, validation "
                 f"{row['validation_cell']:.1f}, perplexity {row['perplexity']:.1f}"
             )
-            if training.patience and _is_best(state, row):
+            # Before the codebook starts, cells pass through it unchanged: that loss is no measure.
+            if training.patience and state["code_started"] and _is_best(state, row):
                 best = weights.state_of(model)
             if folder is not None and first:
                 write_history(folder, state["history"])

@@ -45,7 +45,7 @@ def digest(path):
 
 
 def test_every_verb_has_help_with_an_example(capsys):
-    for verb in ("check", "pretrain", "encode", "book"):
+    for verb in ("check", "pretrain", "finetune", "import-official", "encode", "bench", "book"):
         with pytest.raises(SystemExit) as end:
             main([verb, "--help"])
         assert end.value.code == 0 and f"Example: cellvq {verb}" in capsys.readouterr().out
@@ -102,6 +102,39 @@ def test_encode_adds_to_the_file_and_keeps_what_was_there(folder, capsys):
     assert [path.name for path in output.parent.iterdir()] == ["encoded.h5ad"]
 
 
+def test_flags_of_encode_reach_the_model(folder, tmp_path):
+    encode = ["encode", str(folder / "cells.h5ad"), "--model", str(folder / "model"), "--output"]
+    said = {}
+    for name, flags in (("plain", []), ("deep", ["--target-depth", "4"]),
+                        ("rough", ["--precision", "bfloat16"])):
+        assert main([*encode, str(tmp_path / f"{name}.h5ad"), *flags]) == 0
+        said[name] = anndata.read_h5ad(tmp_path / f"{name}.h5ad")
+    assert said["deep"].uns["cellvq"]["target_depth"] == "10000.0"
+    assert said["rough"].uns["cellvq"]["precision"] == "bfloat16"
+    vectors = [cells.obsm["X_cellvq"] for cells in said.values()]
+    assert not any(np.array_equal(vectors[0], other) for other in vectors[1:])
+
+
+def test_a_model_is_made_nested_gone_on_with_and_taught(folder, tmp_path, capsys):
+    file, model, tuned = str(folder / "cells.h5ad"), str(tmp_path / "a"), str(tmp_path / "b")
+    assert main(["pretrain", file, "--steps", "2", "--quantizer", "nested", "--codes", "4,8",
+                 "--property", "cell_type", "--set", "training.hidden_share=0.4",
+                 "--output", model]) == 0
+    config = json.loads((tmp_path / "a" / "config.json").read_text())
+    assert config["model"]["quantizer"]["prefixes"] == [4]
+    assert config["run"]["training"]["hidden_share"] == 0.4
+    assert list(config["properties"]) == ["cell_type"]
+    assert main(["pretrain", file, "--init", model, "--steps", "1", "--output", tuned]) == 0
+    assert main(["finetune", file, "--model", model, "--label", "cell_type", "--parts", "head",
+                 "--output", tuned, "--overwrite"]) == 0
+    assert "of the labelled validation cells" in capsys.readouterr().out.lower()
+
+
+def test_bench_speaks_json(capsys):
+    assert main(["bench", "model", "--genes", "20", "--cells", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["training"]["whole model"]["cells"] == 2
+
+
 def test_encode_never_harms_a_file(folder, tmp_path, capsys, monkeypatch):
     source, model = folder / "cells.h5ad", folder / "model"
     output, before = tmp_path / "encoded.h5ad", digest(source)
@@ -141,6 +174,12 @@ def test_encode_never_harms_a_file(folder, tmp_path, capsys, monkeypatch):
     (["pretrain", "simulated", "--steps", "0", "--output", "OUT"], "whole number above 0"),
     (["pretrain", "simulated", "--minutes", "nan", "--output", "OUT"], "number above 0"),
     (["pretrain", "simulated", "--minutes", "1", "--steps", "2", "--output", "OUT"], "choose one"),
+    (["pretrain", "simulated", "--set", "training.speed=3", "--output", "OUT"], "is no setting"),
+    (["pretrain", "simulated", "--set", "fast", "--output", "OUT"], "not NAME=VALUE"),
+    (["pretrain", "simulated", "--engine", "zip", "--output", "OUT"], "no engine is called 'zip'"),
+    (["finetune", "simulated", "--model", "nowhere", "--label", "x", "--output", "OUT"], "nowhere"),
+    (["import-official", "none.ckpt", "--output", "OUT"], "none.ckpt: cannot be read"),
+    (["bench", "model", "--preset", "vast"], "no preset is called 'vast'"),
     (["encode", "simulated", "--model", "nowhere", "--output", "OUT.h5ad"], "nowhere"),
     (["book", "--profile", "nowhere"], "nowhere"),
 ])

@@ -1,7 +1,6 @@
 """Several processes train and encode as one does, and what they leave out costs nothing."""
 
 import multiprocessing
-import os
 
 import numpy as np
 import pytest
@@ -114,4 +113,3 @@ def test_encoding_is_divided_and_merged_in_order(cells, tmp_path, monkeypatch):
 
 def test_one_process_needs_no_group():
     assert (distributed.rank(), distributed.size(), distributed.agree(0.3)) == (0, 1, 0.3)
-    assert "LOCAL_RANK" not in os.environ
