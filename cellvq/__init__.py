@@ -25,7 +25,8 @@ _MODULES = (
     "adapters", "attention", "bench", "codebook", "codes", "config", "corpus", "cost", "counts",
     "datasets", "decoder", "distributed", "encoding", "evaluate", "finetuning", "genes",
     "graph", "loader", "model", "nested", "objective", "official", "optimize", "performer",
-    "plot", "pretraining", "quantize", "runs", "simulate", "tasks", "train", "truth", "weights",
+    "plot", "pretraining", "quantize", "reading", "runs", "simulate", "tasks", "train", "truth",
+    "weights",
 )
 __all__ = ["InputError", *_FUNCTIONS, *_MODULES]
 

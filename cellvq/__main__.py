@@ -199,11 +199,11 @@ def _number(kind: type):
 
 def _cells(file: str):
     """Read a data set by its name, or a file as it is, with all that the user keeps in it."""
-    from cellvq import datasets, genes
+    from cellvq import datasets, reading
 
     path = Path(file).expanduser()
     is_path = path.suffix or len(path.parts) > 1 or path.exists()
-    return genes.read(path) if is_path and not datasets.is_name(file) else datasets.load(file)
+    return reading.read(path) if is_path and not datasets.is_name(file) else datasets.load(file)
 
 
 def _check(options: argparse.Namespace) -> int:

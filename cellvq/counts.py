@@ -1,12 +1,9 @@
-"""From a file to raw counts: reading, finding the counts and the depth, gene order of a panel."""
+"""From cells to raw counts: where the counts are, the depth, the gene order of a panel."""
 
 import re
-import warnings
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import anndata
-import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse
@@ -18,50 +15,6 @@ DEPTH_COLUMNS = ("total_counts", "n_counts", "nCount_RNA", "response_n_umis")
 # Columns of var in which tools keep the other kind of gene names.
 NAME_COLUMNS = ("gene_ids", "ensembl_id", "gene_id", "gene_symbols", "gene_symbol", "feature_name")
 ENSEMBL = re.compile(r"^(ENS([A-Z]{3,4})?G\d{6,})(\.\d+)?$")
-
-
-def read(path: str | Path) -> anndata.AnnData:
-    """Read cells from an ``.h5ad`` file or a 10x ``.h5`` file.
-
-    Raises:
-        InputError: There is no such file, or it is a folder, cut off, or of another format.
-    """
-    path = Path(path).expanduser()
-    if not path.exists():
-        raise InputError(f"{path}: there is no such file; check the spelling and the folder")
-    if path.is_dir():
-        raise InputError(f"{path}: this is a folder; name the .h5ad file itself")
-    try:
-        with path.open("rb") as file:
-            is_hdf5 = file.read(8) == b"\x89HDF\r\n\x1a\n"
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check permissions") from error
-    if not is_hdf5:
-        raise InputError(
-            f"{path}: this is not an .h5ad file; write one with cells.write_h5ad() of anndata"
-        )
-    try:
-        with h5py.File(path) as file:
-            keys = set(file)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # `check` tells of repeated names in its own words
-            if {"obs", "var"} <= keys:
-                return anndata.read_h5ad(path)
-            if "matrix" in keys:
-                import scanpy
-
-                return scanpy.read_10x_h5(path)
-    except MemoryError:
-        raise
-    except Exception as error:  # readers fail in many ways on a file that was cut off or altered
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:100]
-        raise InputError(
-            f"{path}: the file is damaged or cut off ({reason}); copy or download it again"
-        ) from error
-    raise InputError(
-        f"{path}: this HDF5 file holds no AnnData (it has no obs and var); write one with "
-        "cells.write_h5ad() of anndata"
-    )
 
 
 def find_counts(cells: anndata.AnnData) -> tuple[scipy.sparse.csr_matrix, str]:

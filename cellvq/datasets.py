@@ -9,7 +9,7 @@ import anndata
 import numpy as np
 import pandas as pd
 
-from cellvq import InputError, genes, simulate
+from cellvq import InputError, genes, reading, simulate
 
 REGISTRY_COLUMNS = (
     "name", "url", "sha256", "bytes", "reader", "licence", "terms", "citation", "cells", "genes",
@@ -94,13 +94,13 @@ def load(name_or_path: str | Path) -> anndata.AnnData:
             raise InputError(
                 f"{name} is neither a file nor a known data set; known are {', '.join(table.index)}"
             )
-        return canonical(genes.read(path), path.stem)
+        return canonical(reading.read(path), path.stem)
     reader = table.loc[name, "reader"]
     if reader == "scanpy":
         return canonical(_recover_pbmc68k(), name)
     if reader == "simulate":
         return canonical(simulate.simulate_cells(), name)
-    return canonical(genes.read(_verified(name, table.loc[name])), name)
+    return canonical(reading.read(_verified(name, table.loc[name])), name)
 
 
 def canonical(cells: anndata.AnnData, name: str) -> anndata.AnnData:

@@ -14,8 +14,8 @@ import anndata
 import numpy as np
 import pandas as pd
 
-from cellvq import InputError
-from cellvq.counts import ENSEMBL, align, find_counts, read, sequencing_depth, some
+from cellvq import InputError, reading
+from cellvq.counts import ENSEMBL, align, find_counts, sequencing_depth, some
 
 # Genes that most human tissues express; mouse spells the same genes Actb, Gapdh ...
 LANDMARKS = (
@@ -133,7 +133,7 @@ def check(
     """
     name = "cells"
     if isinstance(cells, str | Path):
-        name, cells = Path(cells).name, read(cells)
+        name, cells = Path(cells).name, reading.read(cells)
     name = str(cells.uns.get("dataset", name))
     names = cells.var_names.astype(str)
     identifiers, species = describe_names(names)

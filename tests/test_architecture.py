@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "cellvq"
 # (InputError, the version) lies below everything.
 FLOORS = (
     ("attention", "config", "counts", "distributed", "evidence", "loader", "notebooks", "performer",
-     "simulate", "style"),
+     "reading", "simulate", "style"),
     ("codebook", "decoder", "evaluate", "genes", "graphview", "scaleview", "scores", "scoreview",
      "truth"),
     ("datasets", "markers", "nested", "plot", "signals", "tasks"),
@@ -30,8 +30,8 @@ FLOORS = (
 FLOOR = {module: number for number, row in enumerate(FLOORS) for module in row}
 WITHOUT_TORCH = {
     "book", "codes", "counts", "datasets", "evaluate", "evidence", "genes", "graph", "graphview",
-    "markers", "notebooks", "plot", "profiles", "scaleview", "scores", "scoreview", "signals",
-    "simulate", "style", "tasks", "truth",
+    "markers", "notebooks", "plot", "profiles", "reading", "scaleview", "scores", "scoreview",
+    "signals", "simulate", "style", "tasks", "truth",
 }
 # What a bare machine with a GPU has: these rooms import nothing else when they are imported.
 BARE = {

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import scipy.sparse
 
-from cellvq import InputError, genes, simulate
+from cellvq import InputError, genes, reading, simulate
 
 DATA = Path(os.environ.get("CELLVQ_DATA", "no-such-folder")) / "h5ad"
 real = pytest.mark.skipif(
@@ -34,7 +34,7 @@ def small(values, names=("ACTB", "GAPDH", "CD74")):
 
 def test_a_file_comes_back_as_it_was_written(cells, tmp_path):
     cells.write_h5ad(tmp_path / "cells.h5ad")
-    assert (genes.read(tmp_path / "cells.h5ad").X != cells.X).nnz == 0
+    assert (reading.read(tmp_path / "cells.h5ad").X != cells.X).nnz == 0
 
 
 def test_a_10x_file_is_read(tmp_path):
@@ -105,7 +105,7 @@ def test_a_file_without_permission_gives_one_line(cells, tmp_path):
     cells.write_h5ad(path)
     path.chmod(stat.S_IWUSR)
     with pytest.raises(InputError, match="check permissions"):
-        genes.read(path)
+        reading.read(path)
 
 
 # --- counts --------------------------------------------------------------------------------------
@@ -318,7 +318,7 @@ def test_real_files_are_ready(name, shape, labels):
 
 @real
 def test_real_genes_match_by_symbol_and_by_ensembl_identifier():
-    cells = genes.read(DATA / "kang_muscat_example.h5ad")
+    cells = reading.read(DATA / "kang_muscat_example.h5ad")
     identifiers = cells.var["ensembl_id"].astype(str)
     cells = cells[:, identifiers.str.startswith("ENSG") & ~identifiers.duplicated()].copy()
     assert cells.n_vars > 1000
@@ -330,7 +330,7 @@ def test_real_genes_match_by_symbol_and_by_ensembl_identifier():
 
 @real
 def test_depth_of_papalexi_is_known_though_most_genes_were_dropped():
-    cells = genes.read(DATA / "papalexi_lowmoi_sceptre.h5ad")
+    cells = reading.read(DATA / "papalexi_lowmoi_sceptre.h5ad")
     counts, _ = genes.find_counts(cells)
     depth = genes.sequencing_depth(cells, counts)
     assert (depth == cells.obs["response_n_umis"]).all()
