@@ -15,18 +15,19 @@ import importlib
 __version__ = "0.1.0"
 
 _FUNCTIONS = {
-    "check": "genes",
+    "check": "checking",
     "encode": "encoding",
     "finetune": "finetuning",
     "load": "encoding",
     "pretrain": "pretraining",
 }
 _MODULES = (
-    "adapters", "attention", "bench", "codebook", "codes", "config", "corpus", "cost", "counts",
-    "datasets", "decoder", "distributed", "encoding", "evaluate", "finetuning", "genes",
-    "graph", "loader", "model", "nested", "objective", "official", "optimize", "performer",
-    "plot", "pretraining", "quantize", "reading", "runs", "simulate", "tasks", "train", "truth",
-    "weights",
+    "adapters", "attention", "bench", "census", "checking", "codebook", "codes", "config", "corpus",
+    "cost", "counts", "datasets", "decoder", "distributed", "download", "encoding", "evaluate",
+    "finetuning", "genes", "genetables", "graph", "loader", "machine", "model", "nested",
+    "objective", "official", "optimize", "originals", "performer", "plot", "pretraining",
+    "quantize", "reading", "registry", "report", "rfiles", "runs", "scan", "simulate", "tasks",
+    "train", "truth", "weights",
 )
 __all__ = ["InputError", *_FUNCTIONS, *_MODULES]
 

@@ -14,15 +14,20 @@ from cellvq import InputError
 DEPTH_COLUMNS = ("total_counts", "n_counts", "nCount_RNA", "response_n_umis")
 # Columns of var in which tools keep the other kind of gene names.
 NAME_COLUMNS = ("gene_ids", "ensembl_id", "gene_id", "gene_symbols", "gene_symbol", "feature_name")
+LEAST_GENES = 10  # of a cell with fewer, several numbers of molecules explain the values as well
+MOST_MOLECULES = 6  # looked for in the smallest value of a cell
 ENSEMBL = re.compile(r"^(ENS([A-Z]{3,4})?G\d{6,})(\.\d+)?$")
 
 
 def find_counts(cells: anndata.AnnData) -> tuple[scipy.sparse.csr_matrix, str]:
     """Find the raw counts: the first of layers["counts"], X and raw.X that holds whole numbers.
 
+    Where none does, :func:`recover` is asked of each, which takes counts out of log-normalised
+    values where that is exact.
+
     Returns:
         UMI counts, float32 [cells, genes], never the matrix of ``cells`` itself; and where they
-        were found.
+        were found, in words that say so if they had to be recovered.
 
     Raises:
         InputError: There are no cells, no genes or no raw counts; it says what each place holds.
@@ -40,13 +45,18 @@ def find_counts(cells: anndata.AnnData) -> tuple[scipy.sparse.csr_matrix, str]:
         )
     problems = []
     for where, matrix in _places(cells):
-        problem = _problem(matrix)
+        problem = problem_of(matrix)
         if problem is None:
             counts = scipy.sparse.csr_matrix(matrix, dtype=np.float32, copy=True)
             counts.sum_duplicates()
             counts.eliminate_zeros()
             return counts, where
         problems.append(f"{where} {problem}")
+    for where, matrix in _places(cells):
+        for depth in (None, *known_depths(cells.obs).values()):
+            counts, way = undo(matrix, depth)
+            if counts is not None:
+                return counts, f"{where} ({way})"
     raise InputError(
         f"no raw counts: {', '.join(problems) or 'X is missing'}; put the UMI counts from before "
         'normalisation into layers["counts"]'
@@ -66,12 +76,26 @@ def sequencing_depth(cells: anndata.AnnData, counts: scipy.sparse.csr_matrix) ->
         array([30., 20.], dtype=float32)
     """
     sums = np.asarray(counts.sum(axis=1)).ravel()
-    for column in DEPTH_COLUMNS:
-        if column in cells.obs and pd.api.types.is_numeric_dtype(cells.obs[column]):
-            depth = cells.obs[column].to_numpy(dtype=np.float64, na_value=np.nan)
-            if np.ptp(depth) > 0 and (depth >= sums).all() and (depth == np.rint(depth)).all():
-                return depth.astype(np.float32)
+    for depth in known_depths(cells.obs).values():
+        if (depth >= sums).all():
+            return depth.astype(np.float32)
     return sums.astype(np.float32)
+
+
+def known_depths(obs: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Take the columns of ``obs`` that can be a depth: whole numbers, not all alike, [cells] each.
+
+    Example:
+        >>> list(known_depths(pd.DataFrame({"total_counts": [30, 20], "n_counts": [1e4, 1e4]})))
+        ['total_counts']
+    """
+    found = {}
+    for column in DEPTH_COLUMNS:
+        if column in obs and pd.api.types.is_numeric_dtype(obs[column]):
+            depth = obs[column].to_numpy(dtype=np.float64, na_value=np.nan)
+            if len(depth) and np.ptp(depth) > 0 and (depth == np.rint(depth)).all():
+                found[column] = depth
+    return found
 
 
 def align(
@@ -102,10 +126,10 @@ def align(
     offered = [cells]
     if isinstance(cells, anndata.AnnData):
         offered = [cells.var_names, *(cells.var[c] for c in NAME_COLUMNS if c in cells.var)]
-    wanted = _without_versions(panel)
+    wanted = without_versions(panel)
     places = np.append(np.flatnonzero(~wanted.duplicated()), -1)  # -1, as of an unknown gene
     known = wanted[places[:-1]]
-    found = [places[known.get_indexer(_without_versions(names))] for names in offered]
+    found = [places[known.get_indexer(without_versions(names))] for names in offered]
     column = max(found, key=lambda place: np.unique(place[place >= 0]).size)
     here = np.flatnonzero(column >= 0)
     if not here.size:
@@ -122,23 +146,13 @@ def align(
     return aligned, int(np.unique(column[here]).size)
 
 
-def some(names: Sequence[str]) -> str:
-    """Show the first three of some names."""
-    return ", ".join(map(str, names[:3]))
+def problem_of(matrix) -> str | None:
+    """Say why a matrix, dense or sparse, cannot be raw counts, or None where it can.
 
-
-def _places(cells: anndata.AnnData) -> Iterator[tuple[str, object]]:
-    """Go through the places where raw counts may be, the most explicit first."""
-    if "counts" in cells.layers:
-        yield 'layers["counts"]', cells.layers["counts"]
-    if cells.X is not None:
-        yield "X", cells.X
-    if cells.raw is not None and cells.raw.var_names.equals(cells.var_names):
-        yield "raw.X", cells.raw.X
-
-
-def _problem(matrix) -> str | None:
-    """Say why a matrix cannot be raw counts, or None where it can."""
+    Example:
+        >>> problem_of(np.array([[0.5, 3.0]]))
+        'holds values such as 0.5 (normalised or log-transformed)'
+    """
     values = matrix.data if scipy.sparse.issparse(matrix) else np.asarray(matrix).ravel()
     if values.dtype.kind not in "biuf":
         return "holds no numbers"
@@ -154,6 +168,147 @@ def _problem(matrix) -> str | None:
     return None
 
 
-def _without_versions(names: Sequence[str]) -> pd.Index:
+def recover(
+    values: scipy.sparse.csr_matrix, depth: np.ndarray | None = None
+) -> scipy.sparse.csr_matrix | None:
+    """Take counts back out of normalised values, log1p(counts / total * scale) or without the log.
+
+    Within a cell such values are whole multiples of one molecule, of which the smallest value holds
+    one or a few. That is accepted only where every value of every cell lies on a whole number, as
+    closely as the precision of the numbers lets it: scaled, batch-corrected, smoothed and averaged
+    values, and those of a cell with fewer than ten genes, which prove nothing, are refused.
+
+    Args:
+        values: normalised values, [cells, genes]; a block of rows gives what the whole would.
+        depth: UMI counts of each cell before normalisation, [cells]. With it, values that were
+            rounded to a few decimals can be undone too, and cells with few genes.
+
+    Returns:
+        UMI counts, float32 [cells, genes], or None where they cannot be had exactly.
+
+    Example:
+        >>> counts = scipy.sparse.csr_matrix([np.arange(12.0), np.arange(1.0, 13)])
+        >>> values = (counts / 70 * 1e4).log1p()
+        >>> (recover(values) != counts).nnz
+        0
+        >>> recover(values * 0.9) is None
+        True
+    """
+    if not values.count_nonzero():
+        return scipy.sparse.csr_matrix(values.shape, dtype=np.float32)  # a block of empty cells
+    return undo(values, depth)[0]
+
+
+def undo(matrix, depth: np.ndarray | None = None) -> tuple[scipy.sparse.csr_matrix | None, str]:
+    """Do what :func:`recover` does, with a matrix of any form, and say in words what was undone."""
+    values = matrix.data if scipy.sparse.issparse(matrix) else np.asarray(matrix).ravel()
+    if values.dtype.kind != "f" or not np.isfinite(values).all():
+        return None, ""
+    if values.min(initial=0) < 0 or not values.any():
+        return None, ""
+    counts = scipy.sparse.csr_matrix(matrix, copy=True)
+    counts.sum_duplicates()
+    counts.eliminate_zeros()
+    precision = np.finfo(values.dtype).eps
+    if (counts.data.astype(np.float32) == counts.data).all():
+        precision = max(precision, np.finfo(np.float32).eps)  # computed so, however stored later
+    values = counts.data.astype(np.float64)
+    # A logarithm lets the rounding error of a value grow, by so many times, in its amount.
+    for way, amounts, growth in (
+        ("logarithms", np.expm1(np.minimum(values, 80)), values / -np.expm1(-values)),
+        ("normalised", values, np.ones_like(values)),
+    ):
+        if depth is None:
+            whole = _multiples(counts.indptr, amounts, 4 * precision * (1 + growth))
+        else:
+            whole = _multiples_by_depth(counts.indptr, amounts, np.asarray(depth, np.float64))
+        if whole is not None:
+            counts.data = whole.astype(np.float32)
+            return counts, f"{way}; counts recovered {'exactly' if depth is None else 'by depth'}"
+    return None, ""
+
+
+def _multiples(indptr: np.ndarray, amounts: np.ndarray, error: np.ndarray) -> np.ndarray | None:
+    """Express each cell's amounts in molecules, where all of them lie on whole numbers.
+
+    Args:
+        indptr: where each cell begins, [cells + 1].
+        amounts: amounts above zero, [values].
+        error: how far rounding may have moved an amount, as a share of it, [values].
+    """
+    lengths = np.diff(indptr)
+    lengths = lengths[lengths > 0]
+    if lengths.min() < LEAST_GENES:
+        return None
+    starts = np.cumsum(lengths) - lengths
+    least = np.minimum.reduceat(amounts, starts)
+    error = error + np.repeat(np.maximum.reduceat(error, starts), lengths)
+    molecules = np.zeros(lengths.size)  # in the smallest value of each cell; 0 is not known yet
+    for number in range(1, MOST_MOLECULES + 1):
+        open_cells = molecules == 0
+        sizes, part = lengths[open_cells], np.repeat(open_cells, lengths)
+        if not sizes.size:
+            break
+        multiples = amounts[part] * np.repeat(number / least[open_cells], sizes)
+        far = np.abs(multiples - np.rint(multiples)) > np.minimum(multiples * error[part], 0.1)
+        far |= multiples * error[part] > 0.1  # so large that a whole number proves nothing
+        fits = ~np.logical_or.reduceat(far, np.cumsum(sizes) - sizes)
+        molecules[open_cells] = np.where(fits, number, 0)
+    if not molecules.all():
+        return None
+    parts = molecules / least  # of one unit of amount
+    is_mean = (parts > 1.5) & (np.abs(parts - np.rint(parts)) < 1e-3)
+    if is_mean.all() and np.median(np.add.reduceat(amounts, starts)) > 1.5:
+        return None  # sums of cells divided by their number: whole, but the counts of no cell
+    return np.rint(amounts * np.repeat(parts, lengths))
+
+
+def _multiples_by_depth(
+    indptr: np.ndarray, amounts: np.ndarray, depth: np.ndarray
+) -> np.ndarray | None:
+    """Express each cell's amounts in molecules, of which one is the scale over the depth."""
+    cells = np.flatnonzero(np.diff(indptr))
+    if len(depth) != len(indptr) - 1 or not (depth[cells] > 0).all():
+        return None
+    lengths = np.diff(indptr)[cells]
+    starts = np.cumsum(lengths) - lengths
+    scale = np.median(np.minimum.reduceat(amounts, starts) * depth[cells])
+    power = 10 ** np.rint(np.log10(scale))
+    scale = power if abs(scale / power - 1) < 0.01 else scale
+    multiples = amounts * np.repeat(depth[cells] / scale, lengths)
+    whole = np.rint(multiples)
+    exact = len(whole) >= 20 and np.abs(multiples - whole).max() <= 0.1 and whole.all()
+    if exact and (np.add.reduceat(whole, starts) <= depth[cells]).all():
+        return whole
+    return None
+
+
+def some(names: Sequence[str]) -> str:
+    """Show the first three of some names, on one line whatever is in them.
+
+    Example:
+        >>> some(["ACTB", "CD3E\\nCD3D", "LYZ", "MS4A1"])
+        'ACTB, CD3E?CD3D, LYZ'
+    """
+    return ", ".join(map(plain, names[:3]))
+
+
+def plain(text: str) -> str:
+    """Make text of a file fit for a line: no control characters, at most forty letters."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in str(text))
+    return text if len(text) <= 40 else f"{text[:39]}…"
+
+
+def _places(cells: anndata.AnnData) -> Iterator[tuple[str, object]]:
+    """Go through the places where raw counts may be, the most explicit first."""
+    if "counts" in cells.layers:
+        yield 'layers["counts"]', cells.layers["counts"]
+    if cells.X is not None:
+        yield "X", cells.X
+    if cells.raw is not None and cells.raw.var_names.equals(cells.var_names):
+        yield "raw.X", cells.raw.X
+
+
+def without_versions(names: Sequence[str]) -> pd.Index:
     """Take the version off Ensembl identifiers; other names stay as they are."""
     return pd.Index(names).astype(str).str.replace(ENSEMBL, r"\1", regex=True)

@@ -1,19 +1,27 @@
 """Cells by name or by path, always in one form: raw counts in ``X``, labels in ``obs``."""
 
-import hashlib
-import os
-import warnings
+import contextlib
+import json
+import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import anndata
+import filelock
 import numpy as np
 import pandas as pd
 
-from cellvq import InputError, genes, reading, simulate
-
-REGISTRY_COLUMNS = (
-    "name", "url", "sha256", "bytes", "reader", "licence", "terms", "citation", "cells", "genes",
-    "labels", "study", "species", "tissue",
+from cellvq import (
+    InputError,
+    __version__,
+    download,
+    genes,
+    genetables,
+    originals,
+    reading,
+    registry,
+    simulate,
 )
 
 
@@ -21,23 +29,19 @@ def names() -> pd.DataFrame:
     """List the data sets that can be loaded by name: the registry and what is on this machine.
 
     Returns:
-        One row a data set, the columns of ``REGISTRY_COLUMNS`` and ``here`` (bool: it can be
-        loaded now; the checksum is compared when it is).
+        One row a data set, the columns of ``registry.COLUMNS``, with ``cells`` and ``genes`` as
+        numbers, and ``here`` (bool: it can be loaded now; the checksum is compared when it is).
 
     Example:
         >>> table = names().set_index("name")
         >>> table.loc["pbmc68k_reduced", ["reader", "licence"]].tolist()
         ['scanpy', 'BSD-3 (scanpy)']
     """
-    # The registry lies beside the package in a clone, and inside it once installed.
-    folder = Path(__file__).resolve().parent
-    file = next(
-        path for path in (folder / "registry.csv", folder.parent / "data" / "registry.csv")
-        if path.exists()
-    )
-    table = pd.read_csv(file, keep_default_na=False)[list(REGISTRY_COLUMNS)]
+    table = registry.entries().query("kind == 'cells'").reset_index(drop=True)
+    for column in ("cells", "genes"):
+        table[column] = pd.to_numeric(table[column]).astype("Int64")
     return table.assign(here=[
-        reader != "h5ad" or _find(name) is not None
+        reader in registry.BUILT_IN or registry.find(name) is not None
         for name, reader in zip(table["name"], table["reader"], strict=True)
     ])
 
@@ -53,17 +57,55 @@ def is_name(text: str) -> bool:
 
 
 def data_dirs() -> list[Path]:
-    """List the folders in which data sets are looked for, first $CELLVQ_DATA, then the user cache.
+    """List the folders in which data sets are looked for; see ``registry.folders``."""
+    return registry.folders()
 
-    Each holds ``h5ad/<name>.h5ad``. ``$CELLVQ_CACHE`` puts the cache elsewhere.
+
+def fetch(name: str, *, unverified: bool = False, progress: bool = True) -> Path:
+    """Bring a data set or gene table onto this machine: download, verify, convert, keep.
+
+    Looked for first is the converted file, then the published ones under ``original/``, both in
+    $CELLVQ_DATA and then in the user cache; only what is missing is downloaded. The converted file
+    appears whole or not at all, and beside it stands what it was made from.
+
+    Args:
+        name: A name in ``registry.entries()``.
+        unverified: Whether to accept a published file whose checksum the registry does not know;
+            the checksum that was seen is written down.
+        progress: Whether to draw progress bars.
+
+    Returns:
+        The converted file: canonical cells as ``.h5ad``, or a table.
+
+    Raises:
+        InputError: No such name, nothing to download or no checksum to verify it by, or the
+            download failed; the message says what to do.
+
+    Example:
+        >>> fetch("simulated")
+        Traceback (most recent call last):
+        cellvq.InputError: simulated needs no file; load it
     """
-    given = os.environ.get("CELLVQ_DATA")
-    cache = os.environ.get("CELLVQ_CACHE")
-    if not cache:
-        import platformdirs
-
-        cache = platformdirs.user_cache_dir("cellvq", appauthor=False)
-    return [Path(folder).expanduser() for folder in (given, cache) if folder]
+    known = registry.entry(name)
+    if known.reader in registry.BUILT_IN:
+        raise InputError(f"{name} needs no file; load it")
+    if known.reader == "census":
+        raise InputError(f"{name} is too large for one file; `cellvq corpus build` reads from it")
+    found, path = registry.find(name), registry.cache() / known.place
+    if found is not None and (found != path or registry.is_verified(name, found)):
+        return registry.verified(name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(path, progress):
+            if not (path.is_file() and registry.is_verified(name, path)):
+                files = [_published(known, file, unverified, progress) for file in known.files]
+                _convert(known, files, path)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror or error}); make room and check "
+            "permissions, or set CELLVQ_CACHE to another folder"
+        ) from error
+    return path
 
 
 def load(name_or_path: str | Path) -> anndata.AnnData:
@@ -97,10 +139,12 @@ def load(name_or_path: str | Path) -> anndata.AnnData:
         return canonical(reading.read(path), path.stem)
     reader = table.loc[name, "reader"]
     if reader == "scanpy":
-        return canonical(_recover_pbmc68k(), name)
+        return canonical(originals.bundled(), name)
+    if reader == "census":
+        raise InputError(f"{name} is too large for one file; `cellvq corpus build` reads from it")
     if reader == "simulate":
         return canonical(simulate.simulate_cells(), name)
-    return canonical(reading.read(_verified(name, table.loc[name])), name)
+    return canonical(reading.read(registry.verified(name)), name)
 
 
 def canonical(cells: anndata.AnnData, name: str) -> anndata.AnnData:
@@ -163,7 +207,7 @@ def donor_split(
     codes, donors = pd.factorize(cells.obs[column], sort=True)
     if len(donors) < 2:
         raise InputError(
-            f"column {column!r} names {len(donors)} donor; a split by donor needs at least two"
+            f"column {column!r} names {len(donors)} of them; a split by it needs at least two"
         )
     held_donors = int(np.clip(round(fraction * len(donors)), 1, len(donors) - 1))
     order = np.random.default_rng(seed).permutation(len(donors))
@@ -171,53 +215,105 @@ def donor_split(
     return (codes >= 0) & ~held, held
 
 
-def _find(name: str) -> Path | None:
-    """Find the file of a data set in the folders for data."""
-    places = (folder / "h5ad" / f"{name}.h5ad" for folder in data_dirs())
-    return next((path for path in places if path.is_file()), None)
+def study_split(
+    cells: anndata.AnnData, fraction: float = 0.3, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split cells so that no study is on both sides; sets of one study may share cells.
 
+    The study stands in the column ``study``. Where there is none, the registry tells the study of
+    each data set that the column ``dataset`` names; a set that it does not know is its own study.
 
-def _verified(name: str, row: pd.Series) -> Path:
-    """Find the file of a data set and compare its checksum with the registry's."""
-    path = _find(name)
-    if path is None:
-        raise InputError(
-            f"data set {name} is not on this machine; put {name}.h5ad into "
-            f"{data_dirs()[0] / 'h5ad'}, or set CELLVQ_DATA to the folder above its h5ad/"
-        )
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != row["sha256"]:
-        raise InputError(
-            f"{path} is not the registered {name} (SHA-256 {digest[:12]}... instead of "
-            f"{row['sha256'][:12]}...); replace the file, or load your own under another name"
-        )
-    return path
+    Args:
+        cells: Cells of several studies.
+        fraction: Share of the studies to hold out; at least one study is, and one is not.
+        seed: Chooses the studies.
 
+    Returns:
+        Two bool arrays [cells]: to train on, and held out.
 
-def _recover_pbmc68k() -> anndata.AnnData:
-    """Take the counts back out of scanpy's bundled cells, which hold log-normalised values.
+    Raises:
+        InputError: There is neither column, or there are fewer than two studies.
 
-    They were divided by the cell's total, brought to 10,000 and stored with three decimals, so that
-    what comes back lies close to whole numbers; rounding is then exact.
+    Example:
+        >>> cells = simulate.simulate_cells(cells=40)
+        >>> cells.obs["dataset"] = ["kang_ifnb_sub", "kang_muscat_example", "pbmc3k", "mine"] * 10
+        >>> train, held = study_split(cells)
+        >>> sorted(cells.obs["dataset"][train | held].unique()), int(held[0]) == int(held[1])
+        (['kang_ifnb_sub', 'kang_muscat_example', 'mine', 'pbmc3k'], True)
     """
-    import scanpy
+    if "study" in cells.obs or "dataset" not in cells.obs:
+        return donor_split(cells, "study", fraction, seed)
+    study = registry.entries().set_index("name")["study"]
+    named = cells.obs["dataset"].astype(str)
+    table = pd.DataFrame({"study": named.map(study).fillna(named)}, index=cells.obs_names)
+    return donor_split(anndata.AnnData(obs=table), "study", fraction, seed)
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the file was written by an old anndata
-        cells = scanpy.datasets.pbmc68k_reduced()
-    depth = cells.obs["n_counts"].to_numpy(dtype=np.float64)
-    values = np.expm1(cells.raw.X.toarray().astype(np.float64)) * depth[:, None] / 1e4
-    counts = np.rint(values)
-    deviation = np.abs(values - counts).max()
-    if deviation > 0.1:
+
+@contextlib.contextmanager
+def _alone(path: Path, progress: bool) -> Iterator[None]:
+    """Let one process at a time make a file; the others wait, and then find it made."""
+    lock = filelock.FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0.1)
+    except filelock.Timeout:
+        if progress:
+            print(f"another process brings {path.name}; waiting for it", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _published(
+    known: registry.Entry, file: registry.Published, unverified: bool, progress: bool
+) -> Path:
+    """Find a published file in the folders for data, or download it."""
+    if not file.sha256 and not unverified:
         raise InputError(
-            f"pbmc68k_reduced: scanpy's file gives no whole counts (off by {deviation:.2f}); use "
-            "the scanpy version of constraints.txt"
+            f"{known.name}: nobody has verified {file.url}; `cellvq fetch {known.name} "
+            "--unverified` downloads it and writes down the SHA-256 that it sees"
         )
-    obs = cells.obs.rename(columns={"bulk_labels": "cell_type"}).drop(columns="n_counts")
-    obs["total_counts"] = depth
-    obs = obs[["cell_type", "louvain", "phase", "total_counts", "n_genes", "percent_mito"]]
-    return anndata.AnnData(
-        X=counts.astype(np.float32), obs=obs, var=pd.DataFrame(index=cells.raw.var_names)
+    for folder in registry.folders():
+        for path in sorted((folder / "original").rglob(file.file)):
+            if not file.sha256 or registry.digest(path) == file.sha256:
+                return path
+    target = registry.cache() / "original" / known.name / file.file
+    download.download(
+        file.url, target, sha256=file.sha256, size=file.bytes, progress=progress
     )
+    return target
+
+
+def _convert(known: registry.Entry, files: list[Path], path: Path) -> None:
+    """Write the converted file and, beside it, what it was made from."""
+    made = path.with_name(f".{path.name}")
+    try:
+        if known.kind == "cells":
+            cells = originals.cells(known.name, files)
+            for column in known.facts.keys() - set(cells.obs):
+                cells.obs[column] = known.facts[column]
+            canonical(cells, known.name).write_h5ad(made, compression="gzip")
+        elif known.reader == "tsv":
+            shutil.copyfile(files[0], made)
+        else:
+            table = genetables.read(known.name, files[0])
+            table.to_csv(made, sep="\t", index=False, compression={"method": "gzip", "mtime": 0})
+        _write_record(known, files, made, path)
+        made.replace(path)
+    finally:
+        made.unlink(missing_ok=True)
+
+
+def _write_record(known: registry.Entry, files: list[Path], made: Path, path: Path) -> None:
+    """Write down what a converted file was made from."""
+    record = {
+        "name": known.name,
+        "sha256": registry.digest(made),
+        "files": [
+            {"url": file.url, "sha256": registry.digest(path), "verified": bool(file.sha256)}
+            for file, path in zip(known.files, files, strict=True)
+        ],
+        "cellvq": __version__,
+    }
+    registry.record_of(path).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -91,7 +91,7 @@ def encode(
         >>> encode(cells, run.model).obsm["X_cellvq"].shape
         (200, 16)
     """
-    from cellvq import datasets, genes
+    from cellvq import datasets, joined, sources
 
     if target_depth != "match":
         try:
@@ -105,14 +105,14 @@ def encode(
         cells = datasets.load(cells)
     if not isinstance(model, CellVQ):
         model = load(model)
-    matrix, where = genes.find_counts(cells)
-    depth = genes.sequencing_depth(cells, matrix)
-    matrix, matched = genes.align(cells, matrix, model.panel)
-    matrix.sort_indices()
+    source = sources.Memory(cells)
+    together = joined.Joined([source], model.panel)
+    matrix, depth, _ = together.read([range(len(source))])
+    measured = together.measured[0]
     if model.config.depth == "panel":
         depth = np.asarray(matrix.sum(1)).ravel()
     found = encode_counts(model, matrix, depth, None if target_depth == "match" else target_depth,
-                          precision)
+                          precision, None if measured.all() else measured)
 
     empty = np.diff(matrix.indptr) == 0
     for values in (found.vectors, found.code_vectors, found.confidence):
@@ -131,8 +131,8 @@ def encode(
         "quantizer": model.config.quantizer.kind,
         "panel_size": len(model.panel),
         "panel_sha256": hashlib.sha256("\n".join(model.panel).encode()).hexdigest(),
-        "genes_matched": matched,
-        "counts_in": where,
+        "genes_matched": int(measured.sum()),
+        "counts_in": source.counts_in,
         "empty_cells": int(empty.sum()),
         "target_depth": str(target_depth),
         "precision": precision,
@@ -160,7 +160,7 @@ class EncodedCells(NamedTuple):
 @torch.no_grad()
 def encode_counts(
     model: CellVQ, counts: csr_matrix, depth: np.ndarray, target_depth: float | None = None,
-    precision: str = "float32",
+    precision: str = "float32", measured: np.ndarray | None = None,
 ) -> EncodedCells:
     """Encode rows of counts, in blocks of cells with like numbers of expressed genes.
 
@@ -170,6 +170,8 @@ def encode_counts(
         depth: total UMI counts of each cell over all genes measured, [cells].
         target_depth: total UMI counts for the depth token T; by default each cell's own.
         precision: one of ``PRECISIONS``.
+        measured: which genes of the panel were measured, [panel]; None for all. The others are
+            unknown and not zero, as genes held out in training are.
     """
     cells, config, device = counts.shape[0], model.config, model.device
     found = EncodedCells(
@@ -180,7 +182,9 @@ def encode_counts(
     rough = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
     blocks = list(loader.by_length(counts, tokens_at_once(model)))
     for block in blocks[distributed.rank() :: distributed.size()]:
-        batch = loader.make_batch(counts[block], depth[block], target_depth=target_depth)
+        known = None if measured is None else np.tile(measured, (len(block), 1))
+        batch = loader.make_batch(counts[block], depth[block], measured=known,
+                                  target_depth=target_depth)
         with rough:
             cell, summary = model.encode(batch.to(device))
         taken = model.quantizer(summary)

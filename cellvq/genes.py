@@ -1,156 +1,31 @@
-"""Gene names and gene panels, and ``check``: can these cells be used, and if not, what to do.
+"""Gene names and gene panels: which gene of a panel does each name of a file mean?
 
-``check`` is what a user meets first, so it speaks in whole sentences.
+Exact names need no table. With the table of approved human symbols, older symbols, aliases and
+Ensembl identifiers find their gene too, and with a table of orthologs those of mouse; such tables
+are in the registry (``cellvq.registry.table``).
 """
 
-import dataclasses
-import re
-import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
 import anndata
 import numpy as np
 import pandas as pd
 
-from cellvq import InputError, reading
-from cellvq.counts import ENSEMBL, align, find_counts, sequencing_depth, some
+from cellvq import InputError
+from cellvq.counts import ENSEMBL, NAME_COLUMNS, without_versions
+from cellvq.counts import align as align  # offered here too, with the other questions about genes
+from cellvq.counts import find_counts as find_counts
+from cellvq.counts import sequencing_depth as sequencing_depth
+from cellvq.counts import some as some
+from cellvq.reading import GENOME, LANDMARKS
 
-# Genes that most human tissues express; mouse spells the same genes Actb, Gapdh ...
-LANDMARKS = (
-    "ACTB", "GAPDH", "B2M", "MALAT1", "EEF1A1", "RPLP0", "FTL", "VIM", "CD74", "PTPRC", "ISG15",
-    "STAT1", "JUN", "FOS", "MYC", "HSPA5", "GNAS", "ITGB1", "LGALS3", "CAV1", "NFKBIA", "TGFBR3",
-)
-ENCODE_CELLS_PER_SECOND = 800  # tiny preset, two CPU cores, 2,000-gene panel, Kang: rough
-BASE_MEMORY_GB = 0.8  # Python with torch and scanpy loaded, and the tiny model: rough
-_LABEL_WORDS = re.compile(r"type|label|annot|cluster|louvain|leiden", re.IGNORECASE)
-_BATCH_WORDS = re.compile(
-    r"batch|donor|sample|patient|subject|individual|replicate|orig\.ident|library|study|assay",
-    re.IGNORECASE,
-)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that ``check`` found."""
-
-    level: str  # ok, hint, warning or error
-    subject: str
-    message: str
-    remedy: str = ""
-
-
-@dataclass(frozen=True)
-class Report:
-    """What ``check`` found in a count matrix; ``str(report)`` reads as text."""
-
-    name: str
-    n_cells: int
-    n_genes: int
-    identifiers: str  # symbols, Ensembl, Ensembl with versions, or numbers
-    species: str | None
-    duplicated_genes: int
-    label_columns: dict[str, int]  # usable columns of obs, and how many values each has
-    batch_columns: dict[str, int]
-    counts_in: str | None = None  # where the raw counts are; None, like the next four, without any
-    depth_median: float | None = None  # UMI counts per cell, over all measured genes
-    genes_per_cell_median: float | None = None
-    sparsity: float | None = None  # fraction of values that are zero
-    empty_cells: int | None = None
-    panel_genes: int | None = None  # genes of the model, None where no model was given
-    panel_matched: int | None = None
-    encode_seconds: float | None = None  # rough estimates
-    encode_memory_gb: float | None = None
-    findings: tuple[Finding, ...] = ()
-
-    @property
-    def ok(self) -> bool:
-        """Whether the cells can be used, as no finding is an error."""
-        return all(finding.level != "error" for finding in self.findings)
-
-    def to_dict(self) -> dict:
-        """Give the report as plain values, for JSON."""
-        return {"ok": self.ok, **dataclasses.asdict(self)}
-
-    def __str__(self) -> str:
-        verdict = "ready for CellVQ" if self.ok else "not usable as it is"
-        table = {
-            "raw counts": f"found in {self.counts_in}" if self.counts_in else "not found",
-            "gene names": f"{self.identifiers}, {self.species or 'species not recognised'}",
-            "label columns": _in_words(self.label_columns),
-            "batch columns": _in_words(self.batch_columns),
-        }
-        if self.counts_in:
-            table["a typical cell"] = (
-                f"{self.depth_median:,.0f} UMI counts, {self.genes_per_cell_median:,.0f} genes "
-                f"expressed (medians); {self.sparsity:.0%} of the values are zero"
-            )
-            table["to encode"] = (
-                f"about {self.encode_seconds:,.0f} s and {self.encode_memory_gb:.1f} GB of memory "
-                "(rough estimate, two CPU cores)"
-            )
-        if self.panel_matched is not None:
-            table["model's genes"] = f"{self.panel_matched:,} of {self.panel_genes:,} are here"
-        rows = [(f"  {key:<15}", text) for key, text in table.items()]
-        rows += [
-            (f"\n  {f.level}: ", f"{f.message[:1].upper()}{f.message[1:]}. {f.remedy}")
-            for f in self.findings if f.level != "ok"
-        ]
-        head = f"{self.name}: {self.n_cells:,} cells x {self.n_genes:,} genes, {verdict}.\n"
-        return "\n".join([head] + [
-            textwrap.fill(text, 96, initial_indent=start, subsequent_indent=" " * 17)
-            for start, text in rows
-        ])
-
-
-def check(
-    cells: anndata.AnnData | str | Path,
-    *,
-    panel: Sequence[str] | None = None,
-    label: str | None = None,
-    batch: str | None = None,
-) -> Report:
-    """Look at cells and say whether they can be used, and if not, what to do.
-
-    Args:
-        cells: The cells, or the path of their file.
-        panel: Gene names of a model, to count how many are there.
-        label: Column of ``obs`` that is to be the label.
-        batch: Column of ``obs`` that is to be the batch.
-
-    Returns:
-        The report: ``print(report)`` for people, ``report.to_dict()`` for programs.
-
-    Raises:
-        InputError: The path cannot be read. Whatever is wrong inside the file is a finding.
-
-    Example:
-        >>> cells = anndata.AnnData(np.array([[0.5, 1.2], [0.0, 0.7]], dtype="float32"))
-        >>> report = check(cells)
-        >>> report.ok, report.findings[0].subject
-        (False, 'raw counts')
-    """
-    name = "cells"
-    if isinstance(cells, str | Path):
-        name, cells = Path(cells).name, reading.read(cells)
-    name = str(cells.uns.get("dataset", name))
-    names = cells.var_names.astype(str)
-    identifiers, species = describe_names(names)
-    labels, batches = _usable_columns(cells.obs)
-    numbers, findings = _look_at_counts(cells, panel)
-    findings += _look_at_names(cells, names, identifiers)
-    findings += [
-        _look_at_column(cells.obs, role, column)
-        for role, column in (("label", label), ("batch", batch)) if column is not None
-    ]
-    levels = ("error", "warning", "hint", "ok")
-    return Report(
-        name=name, n_cells=cells.n_obs, n_genes=cells.n_vars, identifiers=identifiers,
-        species=species, duplicated_genes=int(names.duplicated().sum()), label_columns=labels,
-        batch_columns=batches, **numbers,
-        findings=tuple(sorted(findings, key=lambda finding: levels.index(finding.level))),
-    )
+SPECIES = {
+    "": "human", "MUS": "mouse", "RNO": "rat", "DAR": "zebrafish", "MMU": "macaque", "SSC": "pig",
+    "GAL": "chicken", "BTA": "cow", "CAF": "dog",
+}
+"""Species by the letters of its Ensembl identifiers."""
+OUTCOMES = ("matched", "renamed", "merged", "dropped")
 
 
 def describe_names(names: Sequence[str]) -> tuple[str, str | None]:
@@ -161,139 +36,239 @@ def describe_names(names: Sequence[str]) -> tuple[str, str | None]:
         ('symbols', 'mouse')
         >>> describe_names(["ENSG00000075624.17", "ENSG00000111640.15"])
         ('Ensembl with versions', 'human')
+        >>> describe_names(["GRCh38_ACTB", "GRCh38_CD74", "mm10___Actb", "mm10___Cd74"])
+        ('symbols', 'human and mouse')
     """
-    names = pd.Index(names).astype(str)
+    names = pd.Index(names).astype(str).str.replace(GENOME, "", regex=True)
     parts = names.str.extract(ENSEMBL).dropna(subset=[0])
     if len(parts) > len(names) / 2:
-        species = {"": "human", "MUS": "mouse"}.get(parts[1].fillna("").mode()[0])
-        return ("Ensembl with versions" if parts[2].notna().any() else "Ensembl"), species
-    if names.str.fullmatch(r"\d+").mean() > 0.5:
+        found = parts[1].fillna("").map(SPECIES).value_counts(normalize=True)
+        common = sorted(found.index[found > 0.1]) if len(found) else []
+        kind = "Ensembl with versions" if parts[2].notna().any() else "Ensembl"
+        return kind, " and ".join(common) or None
+    if names.str.fullmatch(r"\d+").sum() > len(names) / 2:
         return "numbers", None
-    human, mouse = names.isin(LANDMARKS).sum(), names.isin([g.title() for g in LANDMARKS]).sum()
+    human = names.isin(LANDMARKS).sum() + names.str.startswith("MT-").sum()
+    mouse = names.isin([g.title() for g in LANDMARKS]).sum() + names.str.startswith("mt-").sum()
+    if min(human, mouse) > 0.2 * max(human, mouse):
+        return "symbols", "human and mouse" if min(human, mouse) > 1 else None
     return "symbols", "human" if human > mouse else "mouse" if mouse > human else None
 
 
-def _look_at_counts(cells, panel) -> tuple[dict, list[Finding]]:
-    """Find the counts, describe them in numbers, and say what is remarkable."""
-    numbers = {"panel_genes": None if panel is None else len(panel)}
-    try:
-        counts, where = find_counts(cells)
-    except InputError as error:
-        message, _, remedy = str(error).partition("; ")
-        return numbers, [Finding("error", "raw counts", message, _sentence(remedy))]
-    expressed = np.diff(counts.indptr)
-    empty = int((expressed == 0).sum())
-    numbers |= {
-        "counts_in": where,
-        "depth_median": float(np.median(sequencing_depth(cells, counts))),
-        "genes_per_cell_median": float(np.median(expressed)),
-        "sparsity": 1 - counts.nnz / (counts.shape[0] * counts.shape[1]),
-        "empty_cells": empty,
-        "encode_seconds": max(1.0, cells.n_obs / ENCODE_CELLS_PER_SECOND),
-        "encode_memory_gb": BASE_MEMORY_GB + 3 * 8 * counts.nnz / 1e9,
-    }
-    findings = [Finding("ok", "raw counts", f"raw counts were found in {where}")]
-    if empty:
-        findings.append(Finding(
-            "warning", "empty cells", f"{empty:,} cells have no counts at all",
-            "Remove them with scanpy.pp.filter_cells(cells, min_counts=1).",
-        ))
-    if np.median(expressed) < 20:
-        findings.append(Finding(
-            "warning", "few genes", f"half of the cells express fewer than "
-            f"{np.median(expressed) + 1:.0f} genes", "Their codes will say little.",
-        ))
-    if panel is not None:
-        findings.append(_look_at_panel(cells, counts, panel, numbers))
-    return numbers, findings
+def match(
+    names: Sequence[str],
+    panel: Sequence[str],
+    table: pd.DataFrame | None = None,
+    orthologs: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """Find the gene of a panel that each name means.
+
+    A panel gene goes to the names that say it most directly: as it stands in the panel, then by
+    Ensembl identifier, previous symbol, alias and ortholog, in this order. So a name that is only
+    an alias never takes part in a gene whose symbol is there, nor does it rename an approved
+    symbol. A former name of two approved symbols is ambiguous and is not mapped.
+
+    Args:
+        names: gene names of the cells [genes]: symbols, or Ensembl identifiers with or without
+            versions, with or without a genome before them, as in ``GRCh38_ACTB``.
+        panel: gene names wanted, symbols or Ensembl identifiers.
+        table: approved symbols, ``cellvq.registry.table("hgnc")``; None: only exact names match.
+        orthologs: one-to-one orthologs, ``cellvq.registry.table("mouse_orthologs")``; None: genes
+            of another species do not match.
+
+    Returns:
+        One row a name, in the order given: ``name``; ``gene`` of the panel, empty if there is none;
+        ``how`` (symbol, Ensembl, version removed, prefix removed, previous symbol, alias, ortholog;
+        or ambiguous, outranked, none); ``outcome``: matched under its own name, renamed, merged
+        (several names mean the gene, and their counts are summed) or dropped.
+
+    Example:
+        >>> table = pd.DataFrame({"symbol": ["MARCHF1"], "prev_symbol": ["MARCH1"],
+        ...                       "alias_symbol": ["RNF171"], "ensembl_gene_id": [""]})
+        >>> match(["ACTB", "MARCH1", "XYZ"], ["ACTB", "MARCHF1"], table)["outcome"].tolist()
+        ['matched', 'renamed', 'dropped']
+    """
+    return _match(names, panel, _Lookup.of(table), orthologs)
 
 
-def _look_at_panel(cells, counts, panel, numbers) -> Finding:
-    """Count the genes that the model knows, into ``numbers`` too."""
-    try:
-        numbers["panel_matched"] = matched = align(cells, counts, panel)[1]
-    except InputError as error:
-        numbers["panel_matched"] = 0
-        message, _, remedy = str(error).partition("; ")
-        return Finding("error", "model's genes", message, _sentence(remedy))
-    message = f"{matched:,} of the model's {len(panel):,} genes are here"
-    if matched < len(panel) / 2:
-        return Finding(
-            "warning", "model's genes", message, "The others count as zero, which blurs the codes."
+def _match(names, panel, lookup, orthologs) -> pd.DataFrame:
+    """Do what :func:`match` says with a table that is ready to look things up in."""
+    given = pd.Index(names).astype(str)
+    plain = given.str.replace(GENOME, "", regex=True)
+    wanted = pd.Index(panel).astype(str).unique()
+    found = pd.DataFrame({"name": given, "gene": "", "how": "none", "rank": len(_RANKS)})
+    identifiers = given.str.fullmatch(ENSEMBL)
+    _fill(found, given, pd.Series(wanted, wanted), np.where(identifiers, "Ensembl", "symbol"))
+    _fill(found, plain, pd.Series(wanted, wanted), "prefix removed")
+    bare = without_versions(plain)
+    same = np.where(bare == plain, "Ensembl", "version removed")
+    _fill(found, bare, _unique(pd.Series(wanted, without_versions(wanted))), same)
+    by_symbol = pd.Series(wanted, wanted)
+    if lookup is not None:
+        symbols, how = lookup.approved(bare)
+        of_panel, how_panel = lookup.approved(without_versions(wanted))
+        by_symbol = pd.DataFrame({"gene": wanted, "how": how_panel}, index=of_panel)
+        by_symbol = by_symbol[by_symbol.index != ""]
+        by_symbol = by_symbol.sort_values("how", key=lambda how: how.map(_RANKS), kind="stable")
+        by_symbol = by_symbol[~by_symbol.index.duplicated()]
+        # An approved symbol may meet the panel's older name of the same gene.
+        meets = symbols.map(by_symbol["how"]).fillna("")
+        _fill(found, symbols, by_symbol["gene"],
+              np.where((how == "symbol") & (meets != "symbol") & (meets != ""), meets, how))
+        found.loc[(found["how"] == "none") & (how == "ambiguous"), "how"] = "ambiguous"
+        by_symbol = by_symbol["gene"]
+    if orthologs is not None:
+        _fill(found, bare.map(_counterparts(orthologs)), by_symbol, "ortholog")
+    best = found[found["gene"] != ""].groupby("gene")["rank"].min()
+    outranked = found["rank"] > found["gene"].map(best).fillna(len(_RANKS))
+    found.loc[outranked, ["gene", "how"]] = "", "outranked"
+    here = found["gene"] != ""
+    several = here & found["gene"].duplicated(keep=False)
+    found["outcome"] = np.select(
+        [~here, several, found["gene"] == found["name"]], ["dropped", "merged", "matched"],
+        "renamed",
+    )
+    return found[["name", "gene", "how", "outcome"]]
+
+
+def rename(
+    cells: anndata.AnnData,
+    panel: Sequence[str] | None = None,
+    table: pd.DataFrame | None = None,
+    orthologs: pd.DataFrame | None = None,
+) -> tuple[anndata.AnnData, pd.DataFrame]:
+    """Give the genes of some cells the names of a panel, and drop those it does not know.
+
+    Of the gene names and the usual columns of ``var``, the one that matches most genes is used.
+
+    Args:
+        cells: the cells; they stay as they are.
+        panel: gene names wanted; None: all approved symbols of the table.
+        table: see :func:`match`.
+        orthologs: see :func:`match`.
+
+    Returns:
+        The cells, whose names may repeat where genes are merged (``align`` sums their counts), and
+        what :func:`match` found.
+
+    Raises:
+        InputError: no gene is in the panel, or there is neither panel nor table.
+
+    Example:
+        >>> cells = anndata.AnnData(np.ones((2, 2), "float32"))
+        >>> cells.var_names = ["GRCh38_ACTB", "mm10___Actb"]
+        >>> rename(cells, ["CD74", "ACTB"])[0].var_names.tolist()
+        ['ACTB']
+    """
+    if panel is None:
+        if table is None:
+            raise InputError("renaming genes needs a panel or a gene table; name one of them")
+        panel = _alive(table)["symbol"]
+    found = best_match(cells.var, panel, table, orthologs)
+    here = (found["outcome"] != "dropped").to_numpy()
+    if not here.any():
+        raise InputError(
+            f"no gene of the cells is in the panel: the cells have {some(cells.var_names)}, the "
+            f"panel has {some(list(panel))}; use the same species, or its orthologs"
         )
-    return Finding("ok", "model's genes", message)
+    renamed = cells[:, here].copy()
+    renamed.var["given_name"] = renamed.var_names.astype(str)
+    renamed.var_names = pd.Index(found.loc[here, "gene"].to_numpy(), name=None)
+    return renamed, found
 
 
-def _look_at_names(cells, names, identifiers) -> list[Finding]:
-    """Say what is remarkable about the names of genes and cells."""
-    findings = []
-    twice = names[names.duplicated()].unique()
-    if identifiers == "numbers":
-        findings.append(Finding(
-            "error", "gene names", f"the gene names are numbers, such as {some(names)}",
-            "Put symbols or Ensembl identifiers into var_names.",
-        ))
-    if len(twice):
-        findings.append(Finding(
-            "warning", "gene names", f"{len(twice):,} gene names stand more than once, such as "
-            f"{some(twice)}", "Their counts are summed.",
-        ))
-    if not cells.obs_names.is_unique:
-        findings.append(Finding(
-            "warning", "cell names", "some cells have the same name",
-            "Make them unique with cells.obs_names_make_unique().",
-        ))
-    return findings
+def best_match(
+    var: pd.DataFrame,
+    panel: Sequence[str],
+    table: pd.DataFrame | None = None,
+    orthologs: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """Match a table of genes by its index or the usual column, whichever finds most of the panel.
+
+    Example:
+        >>> var = pd.DataFrame({"gene_ids": ["ENSG00000075624"]}, index=["ACTB"])
+        >>> best_match(var, ["ENSG00000075624"])["name"].tolist()
+        ['ENSG00000075624']
+    """
+    offered = [var.index, *(var[column] for column in NAME_COLUMNS if column in var)]
+    lookup = _Lookup.of(table)
+    found = [_match(names, panel, lookup, orthologs) for names in offered]
+    return max(found, key=lambda each: each.loc[each["gene"] != "", "gene"].nunique())
 
 
-def _look_at_column(obs: pd.DataFrame, role: str, column: str) -> Finding:
-    """Say whether a column of obs can serve as label or batch."""
-    if column not in obs:
-        return Finding(
-            "error", role, f"there is no column {column!r} in obs to be the {role}",
-            f"The columns are: {', '.join(map(str, obs.columns)) or 'none'}.",
-        )
-    sizes = _filled(obs[column]).value_counts()
-    sizes = sizes[sizes > 0]
-    missing = len(obs) - int(sizes.sum())
-    if len(sizes) < 2 or len(sizes) > len(obs) / 2:
-        return Finding(
-            "error", role, f"column {column!r} has {len(sizes):,} values for {len(obs):,} cells",
-            f"A {role} needs at least two values, each in several cells.",
-        )
-    if missing or sizes.iloc[-1] < 5:
-        return Finding(
-            "hint", role, f"in column {column!r}, {missing:,} cells have no value and the rarest "
-            f"of {len(sizes)} values has {sizes.iloc[-1]:,} cells", "Scores leave out the former.",
-        )
-    return Finding("ok", role, f"column {column!r} has {len(sizes)} values")
+# The more directly a name says its gene, the lower.
+_RANKS = {how: rank for rank, names in enumerate((
+    ("symbol", "prefix removed", "version removed"), ("Ensembl",), ("previous symbol",),
+    ("alias",), ("ortholog",), ("ambiguous", "outranked", "none"),
+)) for how in names}
 
 
-def _usable_columns(obs: pd.DataFrame) -> tuple[dict[str, int], dict[str, int]]:
-    """Find the columns that may be labels and those that may be batches, likeliest first."""
-    usable: tuple[dict[str, int], dict[str, int]] = ({}, {})
-    for column in sorted(obs, key=lambda name: not _LABEL_WORDS.search(str(name))):
-        is_batch = bool(_BATCH_WORDS.search(str(column)))
-        values = obs[column]
-        if pd.api.types.is_float_dtype(values) or not (is_batch or values.dtype.kind not in "iu"):
-            continue
-        if 2 <= (n := _filled(values).nunique()) <= min(200, len(obs) / 3):
-            usable[is_batch][str(column)] = int(n)
-    return usable
+def _fill(found: pd.DataFrame, keys: pd.Index, genes: pd.Series, how: np.ndarray | str) -> None:
+    """Enter the genes of the keys that have one, for names that have none yet."""
+    gene = pd.Series(keys).map(genes).fillna("").to_numpy()
+    new = (found["gene"] == "").to_numpy() & (gene != "")
+    found.loc[new, "gene"] = gene[new]
+    found.loc[new, "how"] = np.broadcast_to(how, len(gene))[new]
+    found.loc[new, "rank"] = found.loc[new, "how"].map(_RANKS)
 
 
-def _filled(values: pd.Series) -> pd.Series:
-    """Drop the values that are missing; an empty string is missing too."""
-    return values[values.notna() & (values.astype(str).str.strip() != "")]
+class _Lookup(NamedTuple):
+    """A table of approved symbols, turned round: each name leads to its symbol."""
+
+    symbols: pd.Series
+    identifiers: pd.Series
+    older: pd.DataFrame
+    ambiguous: frozenset[str]
+
+    @classmethod
+    def of(cls, table: pd.DataFrame | None) -> "_Lookup | None":
+        """Turn a table round; a former name of two symbols leads nowhere, a symbol to itself."""
+        if table is None:
+            return None
+        alive = _alive(table)
+        symbols = pd.Series(alive["symbol"].to_numpy(), alive["symbol"]).drop_duplicates()
+        known = alive.set_index("ensembl_gene_id")["symbol"].drop("", errors="ignore")
+        older = pd.concat([
+            alive.assign(key=alive[column].str.split("|"), how=how)[["key", "symbol", "how"]]
+            .explode("key")
+            for column, how in (("prev_symbol", "previous symbol"), ("alias_symbol", "alias"))
+        ])
+        older = older[older["key"].fillna("").ne("") & ~older["key"].isin(symbols)]
+        older = older.drop_duplicates(["key", "symbol"])
+        twice = older["key"].duplicated(keep=False)
+        ambiguous = frozenset(older.loc[twice, "key"])
+        return cls(symbols, _unique(known), older[~twice].set_index("key"), ambiguous)
+
+    def approved(self, names: pd.Index) -> tuple[pd.Index, np.ndarray]:
+        """Find the approved symbol of names, empty where there is none, and how."""
+        found = pd.DataFrame({"name": names, "gene": "", "how": "none", "rank": 0})
+        _fill(found, names, self.symbols, "symbol")
+        _fill(found, names, self.identifiers, "Ensembl")
+        _fill(found, names, self.older["symbol"], names.map(self.older["how"]).to_numpy())
+        found.loc[(found["gene"] == "") & names.isin(self.ambiguous), "how"] = "ambiguous"
+        return pd.Index(found["gene"]), found["how"].to_numpy()
 
 
-def _sentence(text: str) -> str:
-    """Make a clause a sentence."""
-    return f"{text[:1].upper()}{text[1:]}." if text else ""
+def _alive(table: pd.DataFrame) -> pd.DataFrame:
+    """Leave out the symbols that were withdrawn."""
+    return table[table["status"] == "Approved"] if "status" in table else table
 
 
-def _in_words(columns: dict[str, int]) -> str:
-    """List columns with their number of values."""
-    listed = [f"{name} ({n} values)" for name, n in columns.items()]
-    more = f", and {len(listed) - 4} more" if len(listed) > 4 else ""
-    return ", ".join(listed[:4]) + more or "none found"
+def _counterparts(orthologs: pd.DataFrame) -> pd.Series:
+    """Map names of either species to the symbol of the other, where that is one to one."""
+    pairs = orthologs[["human_symbol", "mouse_symbol"]]
+    single = ~(pairs["human_symbol"].duplicated(False) | pairs["mouse_symbol"].duplicated(False))
+    pairs = orthologs[single & pairs.ne("").all(axis=1)]
+    both = [
+        pd.Series(pairs[f"{to}_symbol"].to_numpy(), pairs[key])
+        for to, keys in (("human", ("mouse_symbol", "mouse_ensembl_id")),
+                         ("mouse", ("human_symbol", "human_ensembl_id")))
+        for key in keys if key in pairs
+    ]
+    both = pd.concat(both)
+    return _unique(both[both.index != ""])
+
+
+def _unique(genes: pd.Series) -> pd.Series:
+    """Leave out the keys that stand more than once."""
+    return genes[~genes.index.duplicated(keep=False)]

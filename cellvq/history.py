@@ -42,25 +42,27 @@ def report(model: CellVQ, corpus: Corpus, training: TrainingConfig, state: dict)
     model.eval()
     for part in range(0, len(cells), 128):  # all genes of a cell at once need memory
         chosen = cells[part : part + 128]
+        taken = corpus.take(chosen)
         batch = loader.make_batch(
-            corpus.counts[chosen], corpus.depth[chosen], corpus.batch[chosen],
+            taken.counts, taken.depth, taken.batch, measured=taken.measured,
             hidden_share=training.hidden_share or 0.25,
             rng=np.random.default_rng([training.seed, 2, part]),
         ).to(model.device)
+        asked = batch.hidden if batch.measured is None else batch.hidden & batch.measured
         output = model(batch)
         mean = mean_profile(corpus, batch.depth)
-        losses = [-counts.log_likelihood(batch.counts)[batch.hidden].sum()
+        losses = [-counts.log_likelihood(batch.counts)[asked].sum()
                   for counts in (output.from_cell, output.from_code, mean)]
         right = []
         if model.properties:  # read off whole cells, as users do
             whole = model.encode(loader.make_batch(
-                corpus.counts[chosen], corpus.depth[chosen]
+                taken.counts, taken.depth, measured=taken.measured
             ).to(model.device)).cell
             right = [
-                (head(whole).argmax(1).cpu().numpy() == corpus.properties[chosen, number]).sum()
+                (head(whole).argmax(1).cpu().numpy() == taken.properties[:, number]).sum()
                 for number, head in enumerate(model.heads.values())
             ]
-        scores.append([*map(float, losses), int(batch.hidden.sum()), *right])
+        scores.append([*map(float, losses), int(asked.sum()), *right])
     model.train()
     cell, code, mean, places, *right = np.sum(scores, axis=0).tolist()
     labelled = (corpus.properties[cells] >= 0).sum(0)

@@ -36,13 +36,15 @@ class Batch(NamedTuple):
     batch: Tensor
     """Index of each cell's batch, -1 where none is known, [cells]."""
     hidden: Tensor | None = None
-    """Genes held out of the input, which the model must predict, [cells, panel] bool."""
+    """Genes held out of the input, those never measured among them, [cells, panel] bool."""
     target: Tensor | None = None
     """Total UMI counts at which the cell is to be predicted, [cells]; None for ``depth``."""
     seen: Tensor | None = None
     """What is left of the counts where molecules were taken away, [cells, panel]."""
     properties: Tensor | None = None
     """Index of each cell's label in each property, -1 where unknown, [cells, properties]."""
+    measured: Tensor | None = None
+    """Genes that were measured, the only ones to be predicted, [cells, panel]; None for all."""
     padded: bool = True
     """Whether any cell has fewer tokens than another."""
 
@@ -57,6 +59,7 @@ def make_batch(
     depth: np.ndarray | None = None,
     batch: np.ndarray | None = None,
     properties: np.ndarray | None = None,
+    measured: np.ndarray | None = None,
     *,
     target_depth: float | None = None,
     hidden_share: float = 0.0,
@@ -71,6 +74,8 @@ def make_batch(
         depth: total UMI counts of each cell, [cells]; by default the sum over the panel.
         batch: index of each cell's batch, -1 for unknown, [cells].
         properties: index of each cell's label, -1 for unknown, [cells, properties].
+        measured: which genes were measured in each cell, [cells, panel]; None for all in all. The
+            others are not zero but unknown: the model neither sees nor predicts them.
         target_depth: total UMI counts at which to predict every cell; by default its own.
         hidden_share: share of all genes, expressed or not, to hold out of the input in each cell.
         thinned_share: share of the cells that lose molecules (binomial thinning) in the input.
@@ -99,6 +104,8 @@ def make_batch(
         hidden = rng.random((cells, panel), dtype=np.float32) < hidden_share
         visible = ~hidden[rows, genes]
         rows, genes = rows[visible], genes[visible]
+    if measured is not None:
+        hidden = ~measured if hidden is None else hidden | ~measured
     if max_tokens is not None and np.bincount(rows, minlength=1).max() > max_tokens:
         order = np.lexsort((rng.random(len(rows)), rows))  # within a cell, a random order
         order = order[_rank(rows, cells) < max_tokens]
@@ -120,6 +127,7 @@ def make_batch(
         target=as_depth(target),
         seen=seen,
         properties=None if properties is None else torch.from_numpy(np.asarray(properties, int)),
+        measured=None if measured is None else torch.from_numpy(measured),
         padded=bool((lengths < tokens.shape[1]).any()),
     )
 

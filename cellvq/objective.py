@@ -60,12 +60,13 @@ def warm_start(model: CellVQ, corpus: Corpus) -> None:
         cells = np.sort(rng.choice(cells, WARM_CELLS, replace=False))
     counts, depth, batch = corpus.counts[cells], corpus.depth[cells], corpus.batch[cells]
     values = log_values(counts, depth)
-    mean = np.asarray(values.mean(0)).ravel()
-    variance = np.asarray(values.multiply(values).mean(0)).ravel() - mean**2
+    asked = corpus.summed(np.ones(len(cells)), cells)  # cells that measured each gene
+    mean = np.asarray(values.sum(0)).ravel() / asked
+    variance = np.asarray(values.multiply(values).sum(0)).ravel() / asked - mean**2
     scale = 1 / (np.sqrt(np.maximum(variance, 0)) + 1e-2)
     ceiling = mean + CLIP / scale
     values = log_values(counts, depth, ceiling)
-    mean = np.asarray(values.mean(0)).ravel()
+    mean = np.asarray(values.sum(0)).ravel() / asked
 
     # A covariance of 20,000 genes would take 3 GB; the genes left out start at nothing.
     genes = np.sort(np.argsort(-variance, kind="stable")[:WARM_GENES])
@@ -112,7 +113,8 @@ def start_decoder(model: CellVQ, corpus: Corpus) -> None:
         cells = corpus.train[corpus.batch[corpus.train] == number]
         if not len(cells):  # a batch of validation cells alone: taken as the average
             continue
-        rate = np.asarray(corpus.counts[cells].sum(0)).ravel() / corpus.depth[cells].sum() * 1e4
+        exposure = corpus.summed(corpus.depth[cells], cells)
+        rate = np.asarray(corpus.counts[cells].sum(0)).ravel() / exposure * 1e4
         shift = np.log((rate + 0.05) / (average.mean[0].numpy() + 0.05))
         _put(model.decoder.batch_shift[number], shift)
 
@@ -227,11 +229,14 @@ def pretraining_loss(output: Output, batch: Batch, training: TrainingConfig) -> 
 
 def mean_likelihood(predicted: Counts, batch: Batch, hidden_share: float) -> Tensor:
     """Return the mean log likelihood of the hidden genes, or of all where none is hidden."""
-    if batch.hidden is None:
+    asked, share = batch.hidden, hidden_share
+    if batch.measured is not None:
+        asked, share = batch.measured & (asked if hidden_share else True), hidden_share or 1.0
+    if asked is None:
         return predicted.log_likelihood(batch.counts).mean()
-    places = batch.hidden.flatten().nonzero().squeeze(1)
+    places = asked.flatten().nonzero().squeeze(1)
     found = predicted.at(places).log_likelihood(batch.counts.flatten()[places])
-    return found.sum() / (hidden_share * batch.hidden.numel())
+    return found.sum() / (share * asked.numel())
 
 
 def mean_profile(corpus: Corpus, depth: Tensor) -> Counts:
@@ -242,10 +247,11 @@ def mean_profile(corpus: Corpus, depth: Tensor) -> Counts:
         depth: total UMI counts of the cells to predict, [cells].
     """
     counts, sizes = corpus.counts[corpus.train], corpus.depth[corpus.train]
-    rate = np.asarray(counts.sum(0)).ravel() / sizes.sum()
+    exposure = corpus.summed(sizes, corpus.train)
+    rate = np.asarray(counts.sum(0)).ravel() / exposure
     # Moments: variance = mean + mean^2 / dispersion, summed over cells of different depths.
-    extra = np.asarray(counts.multiply(counts).sum(0)).ravel() - rate * sizes.sum()
-    squares = rate**2 * (sizes**2).sum()
+    extra = np.asarray(counts.multiply(counts).sum(0)).ravel() - rate * exposure
+    squares = rate**2 * corpus.summed(sizes**2, corpus.train)
     dispersion = squares / np.maximum(extra - squares, 1e-4 * squares + 1e-12)
     mean = depth.unsqueeze(1) * torch.as_tensor(rate, dtype=depth.dtype, device=depth.device)
     dispersion = torch.as_tensor(dispersion, dtype=depth.dtype, device=depth.device)

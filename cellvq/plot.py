@@ -23,7 +23,7 @@ from cellvq.scoreview import score_differences, scores_by_level
 from cellvq.style import FAINT, INK, PALETTE, axes, palette, short, use_style, write_names
 
 if TYPE_CHECKING:
-    from cellvq.genes import Report
+    from cellvq.report import Report
 
 __all__ = [
     "InteractiveFigure", "check_overview", "code_by_label", "code_usage", "cost_curves",

@@ -30,9 +30,11 @@ def pretrain(
     properties: Sequence[str] = (),
     steps: int | None = None,
     minutes: float | None = None,
+    panel: Sequence[str] | None = None,
     codes: int | Sequence[int] | None = None,
     quantizer: str | None = None,
     changes: Mapping[str, Any] | None = None,
+    stream: bool | None = None,
     seed: int = 0,
     output: str | Path | None = None,
     resume: bool = False,
@@ -45,7 +47,8 @@ def pretrain(
     """Pretrain a CellVQ on raw counts by hiding genes and predicting them.
 
     Args:
-        cells: cells with raw counts, or the file (or files, joined on common genes) they are in.
+        cells: cells with raw counts, or the file, the corpus or the data set they are in, or
+            several. A gene that a file did not measure is neither shown nor asked for there.
         preset: size of the model, a name of ``config.PRESETS``.
         init: folder of a trained model to go on from, with its size, panel and codebook; only the
             training of ``preset`` is used then.
@@ -56,9 +59,12 @@ def pretrain(
             missing in any cell. What is a property cannot be a fair test of the vector any more.
         steps: optimizer steps; by default those of the preset.
         minutes: train for this long instead; such a run is not reproducible to the bit.
+        panel: names of the genes to learn; by default the highly variable ones.
         codes: size of the codebook; several ascending sizes, such as ``(8, 64)``, for a nested one.
         quantizer: ``ema``, ``nested``, ``residual``, ``fsq`` or ``soft``; by default the preset's.
         changes: other numbers to change, such as ``{"training.hidden_share": 0.4}``.
+        stream: read the cells from the disk while training; by default only where there are too
+            many for memory. It changes the order in which cells are seen.
         seed: seed of the split, the initial weights and every draw.
         output: folder for the model, its history and, while it trains, a checkpoint.
         resume: go on with the run in ``output``; a finished run is read, not repeated.
@@ -99,15 +105,17 @@ def pretrain(
     known = config.preset(preset)
     if init is None:
         size, training = config.change(known.model, known.training, chosen)
-        data = gather(cells, size.panel_size, batch, donor, training, properties,
-                      size.depth)
+        data = gather(cells, panel or size.panel_size, batch, donor, training, properties,
+                      size.depth, stream)
     else:
         start, _ = weights.read_model(init)
         of_size = [name for name in chosen if not name.startswith("training.")]
         if of_size:
             raise InputError(f"{of_size[0]} cannot change with init; it is that of {init}")
         size, training = config.change(start.config, known.training, chosen)
-        data = gather(cells, start.panel, batch, donor, training, properties, size.depth)
+        if panel is not None:
+            raise InputError(f"a panel cannot be chosen with init; it is that of {init}")
+        data = gather(cells, start.panel, batch, donor, training, properties, size.depth, stream)
     run = describe(data, size, training) | {"preset": preset, "minutes": minutes,
                                             "init": None if init is None else str(init)}
     if found := finished(run, manner):

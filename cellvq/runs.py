@@ -61,13 +61,13 @@ def describe(data: Corpus, size: ModelConfig, training: TrainingConfig) -> dict:
     Raises:
         InputError: too few cells for the codebook, or for the processes.
     """
-    if len(data.train) <= size.quantizer.codes:
+    if data.training_cells <= size.quantizer.codes:
         raise InputError(
-            f"{len(data.train)} training cells for {size.quantizer.codes} codes; a codebook needs "
-            "more cells than codes: give more cells or fewer codes"
+            f"{data.training_cells} training cells for {size.quantizer.codes} codes; a codebook "
+            "needs more cells than codes: give more cells or fewer codes"
         )
-    shares, step = distributed.size() * training.accumulate, min(training.batch_size,
-                                                                 len(data.train))
+    shares = distributed.size() * training.accumulate
+    step = min(training.batch_size, data.training_cells)
     if shares > 1 and step < PART * shares:
         raise InputError(
             f"{step} cells a step cannot be shared by {shares}: every process and part needs "
@@ -76,7 +76,7 @@ def describe(data: Corpus, size: ModelConfig, training: TrainingConfig) -> dict:
     described = {
         "training": dataclasses.asdict(training),
         "model": dataclasses.asdict(size),
-        "cells": len(data.depth),
+        "cells": data.size,
         "split": data.split,
         "fingerprint": data.fingerprint(),
         "code": code_fingerprint(),
@@ -130,7 +130,7 @@ def finished(run: dict, manner: Manner) -> Pretrained | None:
 
 def code_fingerprint() -> str:
     """Return a sha256 of the source that a run depends on; under other code it is another run."""
-    rooms = ("adapters", "config", "corpus", "decoder", "loader", "model", "objective", "optimize",
-             "quantize", "runs", "train")
+    rooms = ("adapters", "config", "corpus", "decoder", "joined", "loader", "model", "objective",
+             "optimize", "panels", "quantize", "runs", "stream", "train")
     sources = (Path(__file__).with_name(f"{room}.py").read_bytes() for room in rooms)
     return hashlib.sha256(b"".join(sources)).hexdigest()

@@ -69,13 +69,13 @@ def train(
             mine = distributed.share_of(corpus.train[: max(4096, 16 * codes)])
             model.quantizer.start(encode_cells(model, corpus, mine).summary, training.seed)
             state["code_started"] = True
-        cells = loader.cells_of_step(corpus.train, training.batch_size, step, training.seed)
+        size = min(training.batch_size, corpus.training_cells)
         for group in optimizer.param_groups:
             group["lr"] = group["base"] * schedule(before, training)
         optimizer.zero_grad()
         for part in range(training.accumulate):
-            shown = training_batch(corpus, training, cells, step, part).to(model.device)
-            weight = len(shown.depth) * distributed.size() / len(cells)
+            shown = training_batch(corpus, training, size, step, part).to(model.device)
+            weight = len(shown.depth) * distributed.size() / size
             with _sync_if(part == training.accumulate - 1, network, model):
                 with autocast(model, training.precision):
                     output = network(shown, before)
@@ -88,7 +88,7 @@ def train(
         nn.utils.clip_grad_norm_(model.parameters(), training.clip)
         optimizer.step()
 
-        state |= {"step": step + 1, "cells": state["cells"] + len(cells),
+        state |= {"step": step + 1, "cells": state["cells"] + size,
                   "seconds": time.perf_counter() - start}
         after = _progress(state, minutes)
         reports = int(after * REPORTS) > int(before * REPORTS)
@@ -151,28 +151,26 @@ def _sync_if(last: bool, network: nn.Module, model: CellVQ) -> contextlib.Abstra
 
 
 def training_batch(
-    corpus: Corpus, training: TrainingConfig, cells: np.ndarray, step: int, part: int
+    corpus: Corpus, training: TrainingConfig, size: int, step: int, part: int
 ) -> Batch:
     """Make the batch of one part of a step for this process, drawing anew what it does not see.
 
     Args:
         corpus: the cells.
         training: the run's numbers.
-        cells: cells of the whole step.
+        size: number of cells of the whole step.
         step: the step.
         part: the part, of ``training.accumulate``.
     """
     # The processes share each part, so that a part holds the same cells however many there are.
     share = part * distributed.size() + distributed.rank()
-    mine = loader.share_of_step(len(cells), distributed.size() * training.accumulate, share)
-    made = []
-    for begin in range(mine.start, mine.stop, PART):
-        chosen = cells[begin : min(begin + PART, mine.stop)]
+    mine = loader.share_of_step(size, distributed.size() * training.accumulate, share)
+    cells, made = corpus.step(training, step, mine), []
+    for begin in range(0, mine.stop - mine.start, PART):
         made.append(loader.make_batch(
-            corpus.counts[chosen], corpus.depth[chosen], corpus.batch[chosen],
-            corpus.properties[chosen], hidden_share=training.hidden_share,
+            *cells.cut(begin, begin + PART), hidden_share=training.hidden_share,
             thinned_share=training.thinned_share, max_tokens=training.max_tokens,
-            rng=np.random.default_rng([training.seed, 1, step, begin]),
+            rng=np.random.default_rng([training.seed, 1, step, mine.start + begin]),
         ))
     return loader.join(made, len(corpus.panel))
 
@@ -191,8 +189,9 @@ def encode_cells(model: CellVQ, corpus: Corpus, cells: np.ndarray) -> Encoded:
     model.eval()
     encoded = []
     for part in np.array_split(cells, math.ceil(len(cells) / 256)):
-        batch = loader.make_batch(corpus.counts[part], corpus.depth[part]).to(model.device)
-        encoded.append(model.encode(batch))
+        taken = corpus.take(part)
+        batch = loader.make_batch(taken.counts, taken.depth, measured=taken.measured)
+        encoded.append(model.encode(batch.to(model.device)))
     model.train(was_training)
     if hasattr(model, "reshard"):  # FSDP2: what is written to the parameters next has to last
         model.reshard()

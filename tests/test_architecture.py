@@ -12,14 +12,14 @@ PACKAGE = Path(__file__).parents[1] / "cellvq"
 # From the ground up; a module may import only from the rows below its own. `cellvq` itself
 # (InputError, the version) lies below everything.
 FLOORS = (
-    ("attention", "config", "counts", "distributed", "evidence", "loader", "notebooks", "performer",
-     "reading", "simulate", "style"),
-    ("codebook", "decoder", "evaluate", "genes", "graphview", "scaleview", "scores", "scoreview",
-     "truth"),
-    ("datasets", "markers", "nested", "plot", "signals", "tasks"),
-    ("codes", "graph", "profiles", "quantize"),
-    ("book", "model"),
-    ("adapters", "corpus", "optimize", "weights"),
+    ("arguments", "attention", "config", "counts", "distributed", "evidence", "genetables",
+     "loader", "notebooks", "performer", "reading", "registry", "report", "rfiles", "simulate", "style"),
+    ("census", "codebook", "decoder", "download", "evaluate", "files", "genes", "graphview", "machine",
+     "originals", "scaleview", "scores", "scoreview", "truth"),
+    ("datasets", "markers", "nested", "plot", "shards", "signals", "sources", "tasks"),
+    ("codes", "graph", "joined", "profiles", "quantize", "scan"),
+    ("book", "checking", "model", "panels", "stream"),
+    ("adapters", "build", "corpus", "optimize", "weights"),
     ("encoding", "objective", "official"),
     ("cost", "history"),
     ("bench", "runs"),
@@ -29,9 +29,10 @@ FLOORS = (
 )
 FLOOR = {module: number for number, row in enumerate(FLOORS) for module in row}
 WITHOUT_TORCH = {
-    "book", "codes", "counts", "datasets", "evaluate", "evidence", "genes", "graph", "graphview",
-    "markers", "notebooks", "plot", "profiles", "reading", "scaleview", "scores", "scoreview",
-    "signals", "simulate", "style", "tasks", "truth",
+    "book", "census", "checking", "codes", "counts", "datasets", "download", "evaluate", "evidence",
+    "genes", "genetables", "graph", "graphview", "machine", "markers", "notebooks", "originals",
+    "plot", "profiles", "reading", "registry", "report", "rfiles", "scaleview", "scan", "scores",
+    "scoreview", "signals", "simulate", "style", "tasks", "truth",
 }
 # What a bare machine with a GPU has: these rooms import nothing else when they are imported.
 BARE = {

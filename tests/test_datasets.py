@@ -36,14 +36,11 @@ def assert_canonical(cells, name):
         assert cells.obs[column].notna().any()
 
 
-def test_the_registry_is_complete():
+def test_names_are_data_sets_and_no_gene_tables():
     table = datasets.names().set_index("name")
-    assert table.index.is_unique and set(table["reader"]) == {"scanpy", "simulate", "h5ad"}
-    files = table[table["reader"] == "h5ad"]
-    assert files["sha256"].str.fullmatch("[0-9a-f]{64}").all() and files["sha256"].is_unique
-    assert files["url"].str.startswith("https://").all()
-    wanted = ["licence", "terms", "citation", "study", "species", "tissue", "bytes", "cells"]
-    assert (files[wanted].astype(str) != "").all(axis=None)
+    assert table.index.is_unique and set(table["kind"]) == {"cells"}
+    assert "pbmc68k_reduced" in table.index and not datasets.is_name("hgnc")
+    assert table.loc["pbmc68k_reduced", ["cells", "genes", "here"]].tolist() == [700, 765, True]
 
 
 def test_pbmc68k_counts_are_recovered_exactly():
@@ -103,7 +100,7 @@ def test_genes_and_cells_named_twice_are_mended_and_the_input_is_left_alone():
 def test_what_cannot_be_found_gives_one_line(nothing_here):
     for name, words in (
         ("pbmc30k", "neither a file nor a known data set; known are pbmc68k_reduced"),
-        ("pbmc3k", "not on this machine; put pbmc3k.h5ad into .*data.h5ad"),
+        ("pbmc3k", "not on this machine; `cellvq fetch pbmc3k` brings it, or set CELLVQ_DATA"),
         ("folder/none.h5ad", "there is no such file"),
     ):
         with pytest.raises(InputError, match=words) as caught:
@@ -153,10 +150,29 @@ def test_a_split_that_cannot_be_made_gives_one_line():
         datasets.donor_split(cells, "patient")
     with pytest.raises(InputError, match="at least two"):
         datasets.donor_split(cells, "one")
+    with pytest.raises(InputError, match="no column 'study'"):
+        datasets.study_split(cells)
+
+
+def test_no_study_is_on_both_sides():
+    cells = simulate.simulate_cells(cells=300)
+    named = ["kang_ifnb_sub", "kang_muscat_example", "pbmc3k", "pbmc_5k_protein_scvi200", "mine"]
+    cells.obs["dataset"] = np.resize(named, 300)
+    sides = set()
+    for seed in range(6):
+        train, held = datasets.study_split(cells, fraction=0.5, seed=seed)
+        assert (train ^ held).all()
+        of = [set(cells.obs["dataset"][side]) for side in (train, held)]
+        assert not of[0] & of[1] and len({*named[:2]} & of[0]) in (0, 2)
+        sides.add(frozenset(of[1]))
+    assert len(sides) > 1
+    cells.obs["study"] = cells.obs["donor"]
+    train, held = datasets.study_split(cells)
+    assert not set(cells.obs["donor"][train]) & set(cells.obs["donor"][held])
 
 
 @real
-@pytest.mark.parametrize("name", datasets.names().query("reader == 'h5ad'")["name"])
+@pytest.mark.parametrize("name", datasets.names().query("checked != ''")["name"])
 def test_registered_files_are_what_the_registry_says(name):
     cells, row = datasets.load(name), datasets.names().set_index("name").loc[name]
     assert_canonical(cells, name)

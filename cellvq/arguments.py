@@ -1,0 +1,198 @@
+"""The words of the command line: every verb, its flags and their help.
+
+`__main__` does what they say.
+"""
+
+import argparse
+import json
+
+import cellvq
+
+FILE_HELP = "cells with raw counts (.h5ad, 10x .h5 or folder, .loom, .csv), or a data set's name"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Argument parser that reports a mistake in one line, as every other mistake is reported."""
+
+    def error(self, message: str):
+        self.exit(2, f"cellvq: {message}; see {self.prog} --help\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the verbs and their flags."""
+    parser = _Parser(
+        prog="cellvq", description="Single cells as readable codes, and the graph they open.",
+        epilog="Start with: cellvq check pbmc68k_reduced",
+    )
+    parser.add_argument("--version", action="version", version=f"cellvq {cellvq.__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+
+    verb = _add(verbs, "check", "say whether a file can be used, and if not, what to do",
+                "cellvq check my.h5ad --label cell_type")
+    verb.add_argument("file", metavar="FILE", help=FILE_HELP)
+    verb.add_argument("--json", action="store_true", help="print the report as JSON")
+    verb.add_argument("--model", metavar="DIR", help="count the genes that this model knows")
+    verb.add_argument("--label", metavar="COLUMN", help="column of obs that is to be the label")
+    verb.add_argument("--batch", metavar="COLUMN", help="column of obs that is to be the batch")
+
+    verb = _add(verbs, "pretrain", "train a model on raw counts by hiding genes",
+                "cellvq pretrain my.h5ad --preset tiny --minutes 5 --seed 0 --output model",
+                "; go on with the same command and --resume")
+    verb.add_argument("files", metavar="FILE", nargs="+", help=FILE_HELP)
+    verb.add_argument("--preset", default="tiny", help="size of the model (default: tiny)")
+    verb.add_argument("--init", metavar="DIR", help="go on from this trained model")
+    verb.add_argument("--batch", metavar="COLUMN", help="column of obs with the batch to leave out")
+    verb.add_argument("--panel", metavar="NAME|FILE",
+                      help="genes to learn: panel_19264, or a file with one name a line")
+    verb.add_argument("--stream", action="store_true", default=None,
+                      help="read the cells from the disk while training, as for large corpora")
+    verb.add_argument("--property", metavar="COLUMN", action="append", dest="properties",
+                      help="column of obs to predict as well, such as tissue; may be repeated")
+    verb.add_argument("--quantizer", help="ema, nested, residual, fsq or soft")
+    verb.add_argument("--codes", type=_sizes, metavar="N[,N...]",
+                      help="size of the codebook; for nested codes that of each level: 8,64,512")
+    _add_training(verb)
+    verb.add_argument("--minutes", type=_number(float), metavar="M", help="train this long")
+    verb.add_argument("--compile", action="store_true", help="compile the model with torch first")
+
+    verb = _add(verbs, "finetune", "teach a trained model a label",
+                "cellvq finetune my.h5ad --model model --label cell_type --output tuned",
+                "; go on with the same command and --resume")
+    verb.add_argument("files", metavar="FILE", nargs="+", help=FILE_HELP)
+    verb.add_argument("--model", metavar="DIR", required=True, help="a trained model")
+    verb.add_argument("--label", metavar="COLUMN", required=True, help="column of obs to learn")
+    verb.add_argument("--parts", default="all",
+                      help="what may learn: all, adapters or head (default: all)")
+    verb.add_argument("--batch", metavar="COLUMN", help="column of obs with the batch")
+    _add_training(verb)
+
+    verb = _add(verbs, "import-official", "turn the released checkpoint into a model of ours",
+                "cellvq import-official models.ckpt --mode m1 --output official",
+                "; no model was written")
+    verb.add_argument("checkpoint", metavar="CKPT", help="the released models.ckpt")
+    verb.add_argument("--mode", default="m1",
+                      help="m1 (pretrained) or m2 (fine-tuned); default: m1")
+    verb.add_argument("--output", metavar="DIR", required=True, help="folder for the model")
+    verb.add_argument("--panel", metavar="FILE", help="table of the 19,264 genes in their order")
+    verb.add_argument("--overwrite", action="store_true", help="replace a model in the folder")
+
+    verb = _add(verbs, "encode", "give every cell its embedding, its code and a confidence",
+                "cellvq encode my.h5ad --model model --output encoded.h5ad",
+                "; no output was written")
+    verb.add_argument("file", metavar="FILE", help=FILE_HELP)
+    verb.add_argument("--model", metavar="NAME|DIR", required=True, help="a pretrained model")
+    verb.add_argument("--output", metavar="OUT.h5ad", required=True, help="file to write")
+    verb.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    verb.add_argument("--target-depth", default="match", metavar="4|match",
+                      help="depth token T: log10 of UMI counts, or the cell's own (default: match)")
+    verb.add_argument("--precision", default="float32",
+                      help="float32, or bfloat16 for speed on wide models (default: float32)")
+
+    verb = _add(verbs, "fetch", "download, verify and keep a data set or a gene table",
+                "cellvq fetch pbmc3k", "; run it again and it goes on where it stopped")
+    verb.add_argument("names", metavar="NAME", nargs="+", help="names of data/registry.csv")
+    verb.add_argument("--unverified", action="store_true",
+                      help="allow files whose SHA-256 nobody has registered")
+
+    verb = _add(verbs, "corpus", "make one shuffled training corpus of many files",
+                "cellvq corpus build a.h5ad b.h5ad --min-genes 200 --output corpus",
+                "; go on with the same command and --resume")
+    verb.add_argument("action", choices=["build"], help="what to do")
+    verb.add_argument("files", metavar="FILE", nargs="*", help=FILE_HELP)
+    verb.add_argument("--census", metavar="VERSION|DIR",
+                      help="add cells of CELLxGENE Census, such as 2025-01-30")
+    verb.add_argument("--organism", default="homo_sapiens",
+                      help="organism of Census (default: homo_sapiens)")
+    verb.add_argument("--filter", metavar="QUERY",
+                      help="cells of Census: \"is_primary_data == True and tissue == 'blood'\"")
+    verb.add_argument("--panel", metavar="NAME|FILE",
+                      help="genes to keep: panel_19264, or a file with one name a line")
+    verb.add_argument("--columns", type=_words, metavar="A,B",
+                      help="columns of obs to keep (default: those that all files have)")
+    verb.add_argument("--min-genes", type=_number(int), default=1, metavar="N",
+                      help="leave out cells that express fewer genes (default: 1)")
+    verb.add_argument("--seed", type=int, default=0, help="order of the cells (default: 0)")
+    verb.add_argument("--resume", action="store_true", help="go on with the corpus in the folder")
+    verb.add_argument("--overwrite", action="store_true", help="replace a corpus in the folder")
+    verb.add_argument("--output", metavar="DIR", required=True, help="folder for the corpus")
+
+    verb = _add(verbs, "bench", "measure how fast this machine trains and encodes",
+                "cellvq bench model --preset base --json")
+    verb.add_argument("what", choices=["model"], help="what to measure")
+    verb.add_argument("--preset", default="tiny", help="size of the model (default: tiny)")
+    verb.add_argument("--genes", type=_number(int), metavar="N",
+                      help="expressed genes of a cell (default: those of a training step)")
+    verb.add_argument("--cells", type=_number(int), metavar="N",
+                      help="cells of a batch (default: as many as make it fastest)")
+    verb.add_argument("--compile", action="store_true", help="compile the model with torch first")
+    verb.add_argument("--json", action="store_true", help="print the measurements as JSON")
+
+    verb = _add(verbs, "book", "run the notebooks of a profile and build the book",
+                "cellvq book --profile default", "; run it again and it goes on where it stopped")
+    verb.add_argument("--profile", metavar="NAME|FILE", default="default",
+                      help="a profile in book/profiles, or your own .yml (default: default)")
+    return parser
+
+
+def _add(verbs, name: str, summary: str, example: str, after_interruption: str = ""):
+    """Add a verb, with an example below its help."""
+    parser = verbs.add_parser(
+        name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=f"Example: {example}",
+    )
+    parser.set_defaults(verb=name, after_interruption=after_interruption)
+    return parser
+
+
+def _add_training(verb: argparse.ArgumentParser) -> None:
+    """Add the flags that every kind of training knows."""
+    verb.add_argument("--donor", metavar="COLUMN",
+                      help="column of obs with the donor; whole donors are kept for validation")
+    verb.add_argument("--steps", type=_number(int), metavar="N", help="train this many steps")
+    verb.add_argument("--seed", type=int, default=0, help="every draw follows from it (default: 0)")
+    verb.add_argument("--set", type=_setting, metavar="NAME=VALUE", action="append",
+                      dest="changes", help="change a number, such as training.hidden_share=0.4")
+    verb.add_argument("--checkpoint-every", type=_number(int), metavar="N",
+                      help="steps between checkpoints")
+    verb.add_argument("--engine", default="ddp",
+                      help="how the processes of torchrun share a model: ddp or fsdp")
+    verb.add_argument("--resume", action="store_true", help="go on with the run in the folder")
+    verb.add_argument("--overwrite", action="store_true", help="replace a run in the folder")
+    verb.add_argument("--output", metavar="DIR", required=True, help="folder for the model")
+
+
+def _setting(text: str) -> tuple[str, object]:
+    """Read NAME=VALUE; the value as JSON, or else as the word it is."""
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _words(text: str) -> tuple[str, ...]:
+    """Read words between commas."""
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    """Read whole numbers between commas."""
+    return tuple(_number(int)(part) for part in text.split(","))
+
+
+def _number(kind: type):
+    """Make a reader of numbers above zero."""
+
+    def read(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = 0
+        if not value > 0:
+            words = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {words} above 0")
+        return value
+
+    return read

@@ -1,0 +1,128 @@
+"""Which genes a model sees: those that vary, over all the files that it learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_matrix
+
+from cellvq import InputError, evaluate, registry
+from cellvq.counts import NAME_COLUMNS, some
+from cellvq.joined import read_with_depth
+from cellvq.sources import Source
+
+LOOKED_AT = 50_000
+"""Cells, of all sources together, by which genes are chosen."""
+
+
+def choose(
+    sources: Sequence[Source], keep: Sequence[np.ndarray], size: int, seed: int
+) -> list[str]:
+    """Choose genes that some cell expresses, the highly variable ones if they are too many.
+
+    Each source ranks the genes that it measured by their normalised dispersion, and the mean rank
+    decides; a gene that a source did not measure comes last there.
+
+    Args:
+        sources: where the cells lie.
+        keep: of each source, which cells take part, [cells] bool.
+        size: at most this many genes.
+        seed: chooses the cells that are looked at where there are too many.
+
+    Returns:
+        Names of genes, in the order of the first source, then of the next.
+
+    Raises:
+        InputError: two sources have no gene name in common.
+    """
+    names, places = common_names(sources)
+    ranks = np.full((len(sources), len(names)), float(len(names)))
+    expressed = np.zeros(len(names), bool)
+    share = LOOKED_AT / sum(int(chosen.sum()) for chosen in keep)
+    for number, (source, chosen) in enumerate(zip(sources, keep, strict=True)):
+        counts, depth = _some_cells(source, chosen, share, seed)
+        here = np.diff(counts.tocsc().indptr) > 0
+        expressed[places[number][here]] = True
+        if here.sum() > size or len(sources) > 1:
+            spread = _dispersion(counts[:, here], depth)
+            best_first = np.argsort(-spread, kind="stable")
+            ranks[number, places[number][here][best_first]] = np.arange(here.sum())
+    chosen = np.flatnonzero(expressed)
+    if len(chosen) > size:
+        best_first = np.argsort(ranks[:, chosen].mean(0), kind="stable")
+        chosen = np.sort(chosen[best_first[:size]])
+    return names[chosen].tolist()
+
+
+def read(named: str | Path) -> list[str]:
+    """Read the genes of a panel: of the registry, such as ``panel_19264``, or one a line in a file.
+
+    Raises:
+        InputError: it is neither, or names no gene.
+    """
+    if str(named) in set(registry.entries()["name"]):
+        return registry.table(str(named)).iloc[:, 0].astype(str).tolist()
+    path = Path(named).expanduser()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: no panel of genes can be read here; name panel_19264, or a "
+                         "text file with one gene a line") from error
+    genes = list(dict.fromkeys(line.split("\t")[0].strip() for line in lines))
+    genes = [gene for gene in genes if gene]
+    if not genes:
+        raise InputError(f"{path}: no gene is named; put one name on each line")
+    return genes
+
+
+def common_names(sources: Sequence[Source]) -> tuple[pd.Index, list[np.ndarray]]:
+    """Name the genes of all sources alike: by the names of the first, where others know them.
+
+    Returns:
+        The names, and of each source the place of its genes among them.
+
+    Raises:
+        InputError: a source shares no name with those before it.
+    """
+    names, places = pd.Index(sources[0].var.index.astype(str)).unique(), []
+    for source in sources:
+        offered = [source.var.index, *(source.var[c] for c in NAME_COLUMNS if c in source.var)]
+        offered = [pd.Index(column).astype(str) for column in offered]
+        best = max(offered, key=lambda column: column.isin(names).sum())
+        if not best.isin(names).any():
+            raise InputError(f"{source.name}: no gene in common with {sources[0].name}, which has "
+                             f"{some(names)}; here are {some(best)}; are the names of one kind?")
+        names = names.append(best[~best.isin(names)].unique())
+        places.append(names.get_indexer(best))
+    return names, places
+
+
+def _some_cells(
+    source: Source, keep: np.ndarray, share: float, seed: int
+) -> tuple[csr_matrix, np.ndarray]:
+    """Read a share of the cells in whole blocks: counts [cells, genes] and depth [cells]."""
+    firsts, length = np.zeros(1, int), len(keep)
+    if share < 1:
+        firsts, length = np.arange(0, len(keep), source.block), source.block
+        some = max(int(len(firsts) * share), 1)
+        firsts = np.random.default_rng([seed, 6]).choice(firsts, some, replace=False)
+    rows = [range(first, min(first + length, len(keep))) for first in np.sort(firsts).tolist()]
+    counts, depth = read_with_depth(source, rows)
+    kept = np.concatenate([keep[part.start : part.stop] for part in rows])
+    return counts[kept], depth[kept]
+
+
+def _dispersion(counts: csr_matrix, depth: np.ndarray) -> np.ndarray:
+    """Return scanpy's normalised dispersion of each gene, [genes]."""
+    import scanpy
+    import torch
+    from anndata import AnnData
+
+    values = AnnData(evaluate.log_normalise(counts, depth))
+    threads = torch.get_num_threads()
+    found = scanpy.pp.highly_variable_genes(values, inplace=False)
+    torch.set_num_threads(threads)  # numba, which scanpy calls, changes their number
+    return np.nan_to_num(found["dispersions_norm"].to_numpy(float), nan=-np.inf)
