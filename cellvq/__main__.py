@@ -160,7 +160,13 @@ def _corpus(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    """Measure the model on this machine."""
+    """Measure the model, or the reading of cells, on this machine."""
+    if options.what == "data":
+        from cellvq import databench
+
+        found = databench.bench_data(options.cells or 100_000, options.genes or 2000)
+        print(json.dumps(found, indent=1) if options.json else databench.in_words(found))
+        return 0
     from cellvq import bench
 
     measured = bench.bench_model(options.preset, genes=options.genes, cells=options.cells,

@@ -131,7 +131,7 @@ def measure(
         return value
 
     if model.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(model.device)
+        torch.cuda.resetpeak_memory_stats(model.device)
     start = time.perf_counter()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
         operations = count_operations(lambda: work(network))
@@ -141,7 +141,7 @@ def measure(
         network = torch.compile(network)
     if compile or took < seconds:
         took = seconds_per_call(lambda: work(network), seconds, model.device)
-    return Cost(cells, took, operations, sum(kept.values()), _peak_memory(model.device))
+    return Cost(cells, took, operations, sum(kept.values()), peak_memory(model.device))
 
 
 def step_cost(
@@ -301,7 +301,8 @@ def device_name(device: torch.device) -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _peak_memory(device: torch.device) -> float:
+def peak_memory(device: torch.device) -> float:
+    """Return the most memory in bytes that was in use on a device, or by the process; or NaN."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

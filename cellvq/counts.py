@@ -15,6 +15,7 @@ DEPTH_COLUMNS = ("total_counts", "n_counts", "nCount_RNA", "response_n_umis")
 # Columns of var in which tools keep the other kind of gene names.
 NAME_COLUMNS = ("gene_ids", "ensembl_id", "gene_id", "gene_symbols", "gene_symbol", "feature_name")
 LEAST_GENES = 10  # of a cell with fewer, several numbers of molecules explain the values as well
+LARGEST_LOGARITHM = 40.0  # no count is as large as its exponential
 MOST_MOLECULES = 6  # looked for in the smallest value of a cell
 ENSEMBL = re.compile(r"^(ENS([A-Z]{3,4})?G\d{6,})(\.\d+)?$")
 
@@ -213,11 +214,11 @@ def undo(matrix, depth: np.ndarray | None = None) -> tuple[scipy.sparse.csr_matr
     if (counts.data.astype(np.float32) == counts.data).all():
         precision = max(precision, np.finfo(np.float32).eps)  # computed so, however stored later
     values = counts.data.astype(np.float64)
-    # A logarithm lets the rounding error of a value grow, by so many times, in its amount.
-    for way, amounts, growth in (
-        ("logarithms", np.expm1(np.minimum(values, 80)), values / -np.expm1(-values)),
-        ("normalised", values, np.ones_like(values)),
-    ):
+    ways = [("normalised", values, np.ones_like(values))]
+    if values.max() < LARGEST_LOGARITHM:
+        # A logarithm lets the rounding error of a value grow, by so many times, in its amount.
+        ways.insert(0, ("logarithms", np.expm1(values), values / -np.expm1(-values)))
+    for way, amounts, growth in ways:
         if depth is None:
             whole = _multiples(counts.indptr, amounts, 4 * precision * (1 + growth))
         else:

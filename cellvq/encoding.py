@@ -62,7 +62,8 @@ def encode(
     """Give every cell its continuous vector, its code and how sure the code is.
 
     A cell's answer does not depend on the other cells, their order or their number: all is computed
-    in float32, and padding is masked wherever cells share a batch. Under ``torchrun`` the cells are
+    in float32, and padding is masked wherever cells share a batch. Genes of the model that the
+    cells lack are unknown to it, not zero, as genes held out while training. Under ``torchrun`` the cells are
     divided among the processes, and every process returns all of them.
 
     Args:

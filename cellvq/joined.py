@@ -26,29 +26,26 @@ class Rows(NamedTuple):
     """Number of each cell in the corpus, [cells]."""
 
 
-def join(found: Sequence[Rows]) -> Rows:
-    """Put rows one after the other."""
-    if len(found) == 1:
-        return found[0]
-    counted, depth, cells = zip(*found, strict=True)
-    begins = np.cumsum([0] + [part.nnz for part in counted])
-    starts = [part.indptr[:-1] + begin for part, begin in zip(counted, begins, strict=False)]
-    whole = csr_matrix(
-        (np.concatenate([part.data for part in counted]),
-         np.concatenate([part.indices for part in counted]), np.append(np.concatenate(starts),
-                                                                       begins[-1])),
-        shape=(sum(part.shape[0] for part in counted), counted[0].shape[1]),
-    )
-    return Rows(whole, np.concatenate(depth), np.concatenate(cells))
+def join(pieces: Sequence[tuple[Rows, int, int]]) -> Rows:
+    """Put neighbouring rows of several tables one after the other.
 
-
-def cut(rows: Rows, begin: int, end: int) -> Rows:
-    """Return neighbouring rows without looking for them one by one."""
-    starts = rows.counts.indptr[begin : end + 1]
-    here = slice(starts[0], starts[-1])
-    part = csr_matrix((rows.counts.data[here], rows.counts.indices[here], starts - starts[0]),
-                      shape=(end - begin, rows.counts.shape[1]))
-    return Rows(part, rows.depth[begin:end], rows.cells[begin:end])
+    Args:
+        pieces: of each, the table, its first row and the row after its last.
+    """
+    if len(pieces) == 1 and pieces[0][2] - pieces[0][1] == len(pieces[0][0].depth):
+        return pieces[0][0]
+    values, genes, lengths, depth, cells = [], [], [[0]], [], []
+    for rows, begin, end in pieces:
+        starts = rows.counts.indptr[begin : end + 1]
+        values.append(rows.counts.data[starts[0] : starts[-1]])
+        genes.append(rows.counts.indices[starts[0] : starts[-1]])
+        lengths.append(np.diff(starts))
+        depth.append(rows.depth[begin:end])
+        cells.append(rows.cells[begin:end])
+    ends = np.concatenate(lengths).cumsum()
+    counts = csr_matrix((np.concatenate(values), np.concatenate(genes), ends),
+                        shape=(len(ends) - 1, pieces[0][0].counts.shape[1]))
+    return Rows(counts, np.concatenate(depth), np.concatenate(cells))
 
 
 class Joined:
@@ -122,16 +119,15 @@ class Joined:
             rows: ranges of cells of the corpus.
         """
         pieces = [piece for part in rows for piece in self._pieces(part)]
-        read, depth = [None] * len(pieces), [None] * len(pieces)
+        read = [None] * len(pieces)
         for number in sorted({number for number, _ in pieces}):
             mine = [place for place, (owner, _) in enumerate(pieces) if owner == number]
             found = self._read(number, [pieces[place][1] for place in mine])
             edges = np.cumsum([0] + [len(pieces[place][1]) for place in mine])
             for place, first, last in zip(mine, edges[:-1], edges[1:], strict=True):
-                read[place], depth[place], _ = cut(found, first, last)
+                read[place] = found, first, last
         cells = np.concatenate([np.arange(part.start, part.stop) for part in rows])
-        found = join([Rows(*piece, cells[:0]) for piece in zip(read, depth, strict=True)])
-        return found._replace(cells=cells)
+        return join(read)._replace(cells=cells)
 
     def _pieces(self, rows: range) -> list[tuple[int, range]]:
         """Cut a range of cells at the borders of the sources."""

@@ -260,28 +260,33 @@ def marker_dots(
 
 
 def check_overview(report: Report, *, ax: Axes | None = None) -> Axes:
-    """What :func:`cellvq.check` found, as one picture of words: each line with its level."""
-    rows = [
-        ("ok", "cells", f"{report.n_cells:,} cells, {report.n_genes:,} genes"),
-        ("ok", "gene names", f"{report.identifiers}, {report.species or 'species unknown'}"),
-    ]
-    if report.counts_in:
-        rows.insert(0, ("ok", "raw counts", f"found in {report.counts_in}"))
-        rows.append(("ok", "a typical cell", f"{report.depth_median:,.0f} UMI counts, "
-                     f"{report.genes_per_cell_median:,.0f} genes"))
-    rows += [(f.level, f.subject, f"{f.message}. {f.remedy}") for f in report.findings
-             if f.level != "ok"]
-    texts = [textwrap.wrap(text, 50) for *_, text in rows]
-    ax = axes(ax, 6.2, 0.6 + sum(0.16 + 0.18 * len(lines) for lines in texts))
-    y = 0.0
+    """What :func:`cellvq.check` found, on one screen: ready or not, the facts, and what to mend."""
+    said = [(f.level, f.subject, f"{f.message}. {f.remedy}") for f in report.findings
+            if f.level != "ok"]
+    wrong = {subject for level, subject, _ in said if level == "error"}
+    rows = [("ok", *fact) for fact in report.facts().items() if fact[0] not in wrong] + said
+    rows.sort(key=lambda row: row[0] != "error")  # what is wrong comes first
+    texts = [textwrap.wrap(text, 66) for *_, text in rows]
+    ax = axes(ax, 8.0, 0.9 + sum(0.12 + 0.19 * len(lines) for lines in texts))
+    verdict = {"x": 0.01, "y": 0.0, "va": "center", "fontsize": 12, "weight": "bold"}
+    color, _ = LEVELS["ok" if report.ok else "error"]
+    ax.axhspan(0.16, -0.16, color=color, alpha=0.16, lw=0)
+    ax.text(s=f"{report.name}: {report.verdict}", color=INK, parse_math=False, **verdict)
+    ax.text(0.99, 0.0, f"{report.n_cells:,} cells x {report.n_genes:,} genes", ha="right",
+            va="center", fontsize=11)
+    y = -0.42
     for (level, subject, _), lines in zip(rows, texts, strict=True):
         color, shape = LEVELS[level]
-        ax.plot(0.0, y, shape, color=color, ms=8, clip_on=False)
-        ax.text(0.04, y, subject, weight="bold", va="center", fontsize=10)
-        ax.text(0.3, y + 0.09, "\n".join(lines), va="top", fontsize=10, linespacing=1.25)
-        y -= 0.16 + 0.18 * len(lines)
-    ax.set(xlim=(-0.02, 1), ylim=(y + 0.1, 0.2), xticks=[], yticks=[])
-    ax.set_title(f"{report.name}: {'ready for CellVQ' if report.ok else 'not usable as it is'}")
+        ax.plot(0.02, y, shape, color=color, ms=8, clip_on=False)
+        words = {"fontsize": 10, "parse_math": False}  # a dollar in a name is no formula
+        ax.text(0.05, y, subject, weight="bold", va="center", **words)
+        ax.text(0.25, y + 0.09, "\n".join(lines), va="top", linespacing=1.25, **words)
+        y -= 0.12 + 0.19 * len(lines)
+    ax.set(xlim=(0, 1), ylim=(y + 0.1, 0.2), xticks=[], yticks=[])
+    used = [level for level in LEVELS if level in {row[0] for row in rows}]
+    ax.legend(handles=[Line2D([], [], ls="", marker=LEVELS[level][1], color=LEVELS[level][0], ms=8,
+                              label=level) for level in used],
+              loc="upper right", bbox_to_anchor=(1.0, 0.0), ncols=4, handletextpad=0.1)
     sns.despine(ax=ax, left=True, bottom=True)
     return ax
 

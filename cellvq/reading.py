@@ -216,12 +216,11 @@ def _read_10x(path: Path, file: h5py.File) -> anndata.AnnData:
 
 def _read_loom(file: h5py.File) -> anndata.AnnData:
     """Read a loom file, whose matrix holds genes in rows."""
-    genes, cells = _loom_table(file, "row_attrs", _GENE_KEYS), _loom_table(
-        file, "col_attrs", _CELL_KEYS)
-    matrices = {"X": file["matrix"], **{key: file["layers"][key] for key in ("counts",)
-                                        if key in file.get("layers", ())}}
-    read = {key: _by_blocks(matrix).T.tocsr() for key, matrix in matrices.items()}
-    return anndata.AnnData(read.pop("X"), obs=cells, var=genes, layers=read)
+    obs, var = (_loom_table(file, group, keys) for group, keys in (
+        ("col_attrs", _CELL_KEYS), ("row_attrs", _GENE_KEYS)))
+    layers = {key: _by_blocks(file["layers"][key]).T.tocsr()
+              for key in file.get("layers", ()) if key == "counts"}
+    return anndata.AnnData(_by_blocks(file["matrix"]).T.tocsr(), obs=obs, var=var, layers=layers)
 
 
 def _loom_table(file: h5py.File, group: str, keys: tuple[str, ...]) -> pd.DataFrame:

@@ -99,7 +99,7 @@ class Report:
                 f"{self.depth_median:,.0f} UMI counts, {self.genes_per_cell_median:,.0f} genes "
                 f"expressed (medians); {self.sparsity:.0%} of the values are zero"
             )
-            if self.mitochondrial_median is not None:
+            if self.mitochondrial_median:
                 facts["a typical cell"] += f"; {self.mitochondrial_median:.1%} mitochondrial"
             facts["to encode"] = _needs(self.encode_seconds, self.encode_memory_gb)
             facts["to pretrain"] = _needs(self.pretrain_seconds, self.pretrain_memory_gb)

@@ -13,13 +13,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from cellvq import InputError
-from cellvq.joined import Joined, Rows, cut, join
+from cellvq.joined import Joined, Rows, join
 
 LANES = 8
 """Streams that are read side by side, each with blocks of its own; processes share them out."""
 WINDOW = 16_384
 """Cells in memory at a time, of all lanes together, among which a step's cells are drawn."""
-LEAST_BLOCKS = 32
+LEAST_BLOCKS = 16
 """Blocks of a lane's window; where the cells are too few for that, the blocks are smaller."""
 
 
@@ -143,7 +143,7 @@ class Stream:
                          self.blocks_at_once)
         return handed_out[np.minimum(last, len(handed_out)) - 1]
 
-    def _take(self, epoch: int, lane: int, begin: int, end: int) -> list[Rows]:
+    def _take(self, epoch: int, lane: int, begin: int, end: int) -> list[tuple[Rows, int, int]]:
         """Return what a lane hands out from one place to another; it may lie in two windows."""
         ends = self._ends(epoch, lane)
         found = []
@@ -151,7 +151,7 @@ class Stream:
             number = int(np.searchsorted(ends, begin, side="right"))
             before = int(ends[number - 1]) if number else 0
             stop = min(end, int(ends[number]))
-            found.append(cut(self._window(epoch, lane, number), begin - before, stop - before))
+            found.append((self._window(epoch, lane, number), begin - before, stop - before))
             begin = stop
         return found
 

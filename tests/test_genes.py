@@ -1,8 +1,7 @@
-"""Reading files, finding counts, matching genes, and the report that a user meets first."""
+"""Reading files, finding counts, and matching genes."""
 
-import json
+import gzip
 import os
-import stat
 from pathlib import Path
 
 import anndata
@@ -10,9 +9,11 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.io
 import scipy.sparse
 
-from cellvq import InputError, genes, reading, simulate
+from cellvq import InputError, genes, reading, registry, simulate
+from cellvq.counts import recover
 
 DATA = Path(os.environ.get("CELLVQ_DATA", "no-such-folder")) / "h5ad"
 real = pytest.mark.skipif(
@@ -49,63 +50,48 @@ def test_a_10x_file_is_read(tmp_path):
             "feature_type": [b"Gene Expression"] * 2, "genome": [b"GRCh38"] * 2,
         }.items():
             features[key] = np.array(values)
-    report = genes.check(tmp_path / "filtered.h5")
-    assert report.ok and (report.n_cells, report.n_genes) == (2, 2) and report.species == "human"
+    found = reading.read(tmp_path / "filtered.h5")
+    assert found.X.toarray().tolist() == [[5, 0], [0, 7]]
+    assert found.var["gene_ids"].tolist() == ["ENSG00000075624", "ENSG00000111640"]
 
 
-def cut_off(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def overwritten(path):
-    content = bytearray(path.read_bytes())
-    content[200:6000] = b"\0" * 5800
-    path.write_bytes(bytes(content))
-
-
-def without_obs(path):
+def write_loom(cells, path):
     with h5py.File(path, "w") as file:
-        file["values"] = np.ones(3)
+        file["matrix"] = cells.X.toarray().T
+        file["row_attrs/Gene"] = cells.var_names.to_numpy().astype("S")
+        file["col_attrs/CellID"] = cells.obs_names.to_numpy().astype("S")
+        file["col_attrs/cell_type"] = cells.obs["cell_type"].astype(str).to_numpy().astype("S")
 
 
-def empty(path):
-    path.write_bytes(b"")
-
-
-def text(path):
-    path.write_text("gene,cell\nACTB,3\n")
-
-
-def folder(path):
-    path.unlink()
+def write_folder(cells, path):
     path.mkdir()
+    scipy.io.mmwrite(path / "GSM1_matrix.mtx", cells.X.T.astype(int))
+    (path / "GSM1_genes.tsv").write_text("".join(f"ENSG{i}\t{g}\n" for i, g in
+                                                 enumerate(cells.var_names)))
+    with gzip.open(path / "GSM1_barcodes.tsv.gz", "wt") as file:
+        file.write("\n".join(cells.obs_names))
 
 
-def absent(path):
-    path.unlink()
+def write_table(cells, path, transposed=False, **options):
+    table = cells.to_df().astype(int)
+    (table.T if transposed else table).to_csv(path, **options)
 
 
-@pytest.mark.parametrize(("spoil", "words"), [
-    (absent, "there is no such file"), (folder, "this is a folder"),
-    (text, "not an .h5ad file"), (empty, "not an .h5ad file"), (cut_off, "damaged or cut off"),
-    (overwritten, "damaged or cut off"), (without_obs, "holds no AnnData"),
+@pytest.mark.parametrize(("name", "write"), [
+    ("cells.loom", write_loom), ("run", write_folder), ("cells.csv", write_table),
+    ("cells.tsv.gz", lambda cells, path: write_table(cells, path, transposed=True, sep="\t")),
+    ("cells.txt", lambda cells, path: write_table(cells, path, transposed=True, sep=" ")),
 ])
-def test_files_that_cannot_be_read_give_one_line(cells, tmp_path, spoil, words):
-    path = tmp_path / "cells.h5ad"
-    cells.write_h5ad(path)
-    spoil(path)
-    with pytest.raises(InputError, match=words) as caught:
-        genes.check(path)
-    assert "cells.h5ad" in str(caught.value) and "\n" not in str(caught.value)
-
-
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read every file")
-def test_a_file_without_permission_gives_one_line(cells, tmp_path):
-    path = tmp_path / "cells.h5ad"
-    cells.write_h5ad(path)
-    path.chmod(stat.S_IWUSR)
-    with pytest.raises(InputError, match="check permissions"):
-        reading.read(path)
+def test_every_format_gives_the_same_cells(cells, tmp_path, name, write):
+    write(cells, tmp_path / name)
+    found = reading.read(tmp_path / name)
+    assert scipy.sparse.issparse(found.X) and (found.X != cells.X).nnz == 0
+    assert list(found.var_names) == list(cells.var_names)
+    assert list(found.obs_names) == list(cells.obs_names)
+    if name.endswith("loom"):
+        assert found.obs["cell_type"].tolist() == cells.obs["cell_type"].tolist()
+    if "cells.t" in name:
+        assert found.uns["cellvq_table"] == "genes in rows"
 
 
 # --- counts --------------------------------------------------------------------------------------
@@ -149,14 +135,11 @@ def test_the_input_is_never_changed():
     ([[-1.0, 2.0, 0.0]], "negative"),
     ([[0.0, 0.0, 0.0]], "all zero"),
 ])
-def test_other_values_are_refused_and_reported(values, words):
+def test_other_values_are_refused(values, words):
     cells = small(values)
     with pytest.raises(InputError, match=words) as caught:
         genes.find_counts(cells)
     assert 'layers["counts"]' in str(caught.value) and "\n" not in str(caught.value)
-    report = genes.check(cells)
-    assert not report.ok and report.counts_in is None and "not usable as it is" in str(report)
-    assert report.findings[0].level == "error" and report.findings[0].remedy.endswith(".")
 
 
 def test_text_in_the_matrix_no_matrix_and_no_cells_are_refused():
@@ -187,6 +170,83 @@ def test_depth_comes_from_obs_where_obs_can_be_right(column, values, used):
     depth = genes.sequencing_depth(cells, genes.find_counts(cells)[0])
     assert depth.dtype == np.float32
     assert depth.tolist() == (values if used else [3.0, 4.0])
+
+
+# --- counts out of normalised values -------------------------------------------------------------
+
+
+def normalised(counts, scale=1e4, log=True, dtype="float32"):
+    totals = np.asarray(counts.sum(axis=1), dtype=dtype).ravel()
+    values = counts.astype(dtype).multiply((np.dtype(dtype).type(scale) / totals)[:, None]).tocsr()
+    return values.log1p() if log else values
+
+
+def rounded(values):
+    return scipy.sparse.csr_matrix((values.data.round(3), values.indices, values.indptr))
+
+
+@pytest.mark.parametrize("log", [True, False])
+@pytest.mark.parametrize("scale", [1, 1e4, 1e6, 713.5])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_counts_come_back_exactly(cells, log, scale, dtype):
+    found = recover(normalised(cells.X, scale, log, dtype))
+    assert found.dtype == np.float32 and (found != cells.X).nnz == 0
+
+
+def test_the_smallest_value_may_hold_several_molecules_and_cells_may_be_empty():
+    counts = scipy.sparse.csr_matrix(np.stack([
+        np.arange(3.0, 20), np.zeros(17), np.arange(17.0), np.tile([2.0, 3.0], 9)[:17],
+    ]))
+    values = counts.multiply(np.array([[0.37], [1.0], [2.2], [0.9]])).tocsr().log1p()
+    assert (recover(values) != counts).nnz == 0
+    halves = [recover(values[:2]), recover(values[2:])]
+    assert (scipy.sparse.vstack(halves) != counts).nnz == 0
+
+
+SPOILERS = {
+    "scaled by gene": lambda v: v.multiply(np.linspace(0.5, 2, v.shape[1])).tocsr(),
+    "shifted": lambda v: scipy.sparse.csr_matrix((v.data + 0.01, v.indices, v.indptr), v.shape),
+    "average of logarithms": lambda v: (v[:60] + v[60:]) / 2,
+    "average of amounts": lambda v: (v[:60].expm1() + v[60:].expm1()).multiply(0.5).tocsr().log1p(),
+    "rounded": rounded,
+    "powers": lambda v: v.power(0.5),
+    "negative": lambda v: v - v.multiply(2),
+    "one cell is not": lambda v: scipy.sparse.vstack([v, v[:1] * 0.83], format="csr"),
+    "few genes": lambda v: v[:, :6],
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILERS.values(), ids=SPOILERS)
+def test_values_that_hide_no_whole_counts_are_refused(cells, spoil):
+    assert recover(spoil(normalised(cells.X)).astype("float32").tocsr()) is None
+
+
+def test_averages_of_counts_are_refused(cells):
+    assert recover((cells.X[:60] + cells.X[60:]) / 2) is None
+
+
+def test_with_the_depth_values_of_three_decimals_are_enough(cells):
+    values, depth = rounded(normalised(cells.X)), np.asarray(cells.X.sum(axis=1)).ravel()
+    assert (recover(values, depth) != cells.X).nnz == 0
+    assert recover(values, depth[::-1]) is None and recover(values, depth / 2) is None
+    cells.X, cells.obs["n_counts"] = values, depth
+    found, where = genes.find_counts(cells)
+    assert where == "X (logarithms; counts recovered by depth)" and found.max() == found.data.max()
+
+
+@real
+@pytest.mark.parametrize("name", ["kang_ifnb_sub", "pbmc3k"])
+@pytest.mark.parametrize("scale", [1e4, None])
+def test_counts_of_real_cells_come_back_exactly_from_what_scanpy_made_of_them(name, scale):
+    import scanpy
+
+    cells = reading.read(DATA / f"{name}.h5ad")
+    counts = cells.X.astype(np.float32)
+    cells.X = counts.copy()
+    scanpy.pp.normalize_total(cells, target_sum=scale)
+    scanpy.pp.log1p(cells)
+    assert cells.X.dtype == np.float32 and (recover(cells.X) != counts).nnz == 0
+    assert genes.find_counts(cells)[1] == "X (logarithms; counts recovered exactly)"
 
 
 # --- gene names ----------------------------------------------------------------------------------
@@ -231,7 +291,7 @@ def test_align_with_nothing_in_common_shows_both_sides():
     (["Actb", "B2m", "X"], ("symbols", "mouse")),
     (["ENSG00000075624", "ENSG00000111640"], ("Ensembl", "human")),
     (["ENSMUSG00000029580.14", "ENSMUSG00000057666.19"], ("Ensembl with versions", "mouse")),
-    (["ENSDARG00000037746", "ENSDARG00000055618"], ("Ensembl", None)),
+    (["ENSDARG00000037746", "ENSDARG00000055618"], ("Ensembl", "zebrafish")),
     (["0", "1", "2"], ("numbers", None)),
     (["YAL001C", "YAL002W"], ("symbols", None)),
 ])
@@ -239,81 +299,96 @@ def test_names_are_described(names, expected):
     assert genes.describe_names(names) == expected
 
 
-# --- the report ----------------------------------------------------------------------------------
+TABLE = pd.DataFrame({
+    "symbol": ["MARCHF1", "SEPTIN1", "CCL3L3", "CCL3L1", "ACTB", "OLD1"],
+    "status": ["Approved"] * 5 + ["Entry Withdrawn"],
+    "prev_symbol": ["MARCH1", "SEPT1|PNUTL3", "", "", "", ""],
+    "alias_symbol": ["RNF171|ACTB", "DIFF6", "LD78", "LD78", "", "CD74"],
+    "ensembl_gene_id": ["ENSG00000145416", "", "", "", "ENSG00000075624", ""],
+})
+ORTHOLOGS = pd.DataFrame({
+    "human_symbol": ["ACTB", "CD74", "H2X", "H2X"],
+    "mouse_symbol": ["Actb", "Cd74", "H2-a", "H2-b"],
+    "mouse_ensembl_id": ["ENSMUSG00000029580", "", "", ""],
+})
+PANEL = ["MARCHF1", "SEPTIN1", "ACTB", "CD74", "CCL3L3"]
 
 
-def test_a_good_file_reads_well_and_says_the_same_to_programs(cells):
-    report = genes.check(cells, panel=list(cells.var_names[:300]), label="cell_type", batch="batch")
-    assert report.ok and report.counts_in == "X" and report.species == "human"
-    assert report.label_columns == {"cell_type": 6, "lineage": 3, "condition": 2}
-    assert report.batch_columns == {"batch": 2, "donor": 6}
-    sums = np.asarray(cells.X.sum(axis=1)).ravel()
-    assert report.depth_median == np.median(sums) and report.panel_matched == 300
-    assert report.sparsity == pytest.approx(1 - cells.X.nnz / 48_000)
-    page = str(report)
-    assert "120 cells x 400 genes, ready for CellVQ." in page and "rough estimate" in page
-    assert max(map(len, page.splitlines())) <= 96
-    record = json.loads(json.dumps(report.to_dict(), allow_nan=False))
-    assert record["ok"] is True and record["n_genes"] == 400
-    assert {f["subject"] for f in record["findings"]} >= {"raw counts", "label", "batch"}
+@pytest.mark.parametrize(("name", "gene", "how", "outcome"), [
+    ("CD74", "CD74", "symbol", "matched"),
+    ("GRCh38_CD74", "CD74", "prefix removed", "renamed"),
+    ("MARCH1", "MARCHF1", "previous symbol", "renamed"),
+    ("PNUTL3", "SEPTIN1", "previous symbol", "renamed"),
+    ("RNF171", "MARCHF1", "alias", "renamed"),
+    ("ENSG00000145416", "MARCHF1", "Ensembl", "renamed"),
+    ("ENSG00000145416.12", "MARCHF1", "Ensembl", "renamed"),
+    ("ACTB", "ACTB", "symbol", "matched"),  # an alias of MARCHF1 too
+    ("LD78", "", "ambiguous", "dropped"),
+    ("OLD1", "", "none", "dropped"),
+    ("Actb", "ACTB", "ortholog", "renamed"),
+    ("ENSMUSG00000029580.3", "ACTB", "ortholog", "renamed"),
+    ("H2-a", "", "none", "dropped"),  # one to many
+])
+def test_a_name_finds_its_gene(name, gene, how, outcome):
+    found = genes.match([name], PANEL, TABLE, ORTHOLOGS).iloc[0]
+    assert found.tolist() == [name, gene, how, outcome]
 
 
-def subjects(report, level):
-    return {finding.subject for finding in report.findings if finding.level == level}
+def test_older_names_may_stand_in_the_panel_and_identifiers_too():
+    found = genes.match(["MARCHF1", "ACTB"], ["MARCH1", "ENSG00000075624.5"], TABLE)
+    assert found["gene"].tolist() == ["MARCH1", "ENSG00000075624.5"]
+    assert found["how"].tolist() == ["previous symbol", "Ensembl"]
 
 
-def test_empty_cells_repeated_names_and_poor_cells_are_warnings(cells):
-    lil = cells.X.tolil()
-    lil[:5] = 0
-    cells.X = lil.tocsr()
-    cells.var_names = ["ACTB", *cells.var_names[:-1]]
-    cells.obs_names = ["one", *cells.obs_names[1:-1], "one"]
-    report = genes.check(cells)
-    assert report.ok and report.empty_cells == 5 and report.duplicated_genes == 1
-    assert subjects(report, "warning") == {"empty cells", "gene names", "cell names"}
-    assert "5 cells have no counts at all. Remove them" in str(report)
-    assert "few genes" in subjects(genes.check(small([[1, 0, 2]])), "warning")
+def test_the_plainest_name_of_a_gene_wins_and_equals_are_merged():
+    names = ["RNF171", "MARCHF1", "DIFF6", "PNUTL3", "SEPT1", "ACTB", "ACTB"]
+    found = genes.match(names, PANEL, TABLE)
+    assert found["outcome"].tolist() == ["dropped", "matched", "dropped", *["merged"] * 4]
+    assert found["how"].tolist()[:3] == ["outranked", "symbol", "outranked"]
+    counts = scipy.sparse.csr_matrix([[1, 2, 4, 8, 16, 32, 64]])
+    aligned, matched = genes.align(found["gene"], counts, PANEL)
+    assert aligned.toarray().tolist() == [[2, 24, 96, 0, 0]] and matched == 3
 
 
-def test_numbers_for_names_are_an_error(cells):
-    cells.var_names = [str(i) for i in range(cells.n_vars)]
-    assert subjects(genes.check(cells), "error") == {"gene names"}
+def test_without_a_table_only_exact_names_match():
+    found = genes.match(["CD74", "MARCH1", "Actb"], PANEL)
+    assert found["outcome"].tolist() == ["matched", "dropped", "dropped"]
 
 
-def test_columns_asked_for_are_judged(cells):
-    cells.obs["one"] = "same"
-    cells.obs["each"] = cells.obs_names.to_numpy()
-    cells.obs["gaps"] = np.where(np.arange(120) < 20, "", cells.obs["cell_type"].astype(str))
-    report = genes.check(cells, label="celltype")
-    assert not report.ok and "there is no column 'celltype'" in report.findings[0].message
-    assert "cell_type, lineage" in report.findings[0].remedy
-    assert not genes.check(cells, label="one").ok and not genes.check(cells, batch="each").ok
-    report = genes.check(cells, label="gaps")
-    assert report.ok and "20 cells have no value" in report.findings[0].message
-    assert not {"one", "each"} & {*report.label_columns, *report.batch_columns}
-
-
-def test_the_panel_is_counted(cells):
-    strangers = [f"GENE{i}" for i in range(500)]
-    report = genes.check(cells, panel=[*cells.var_names[:100], *strangers])
-    assert report.ok and report.panel_matched == 100
-    assert subjects(report, "warning") == {"model's genes"}
-    report = genes.check(cells, panel=strangers)
-    assert report.panel_matched == 0 and subjects(report, "error") == {"model's genes"}
+def test_renamed_cells_keep_their_counts_and_their_given_names():
+    cells = small([[1, 2, 4]], ["MARCH1", "XYZ", "DIFF6"])
+    renamed, found = genes.rename(cells, table=TABLE)
+    assert renamed.var_names.tolist() == ["MARCHF1", "SEPTIN1"] and len(found) == 3
+    assert renamed.X.tolist() == [[1, 4]] and cells.var_names.tolist() == ["MARCH1", "XYZ", "DIFF6"]
+    assert renamed.var["given_name"].tolist() == ["MARCH1", "DIFF6"]
+    with pytest.raises(InputError, match="the cells have MARCH1, XYZ, DIFF6, the panel has A"):
+        genes.rename(cells, ["A"])
+    with pytest.raises(InputError, match="needs a panel or a gene table"):
+        genes.rename(cells)
 
 
 @real
-@pytest.mark.parametrize(("name", "shape", "labels"), [
-    ("pbmc3k", (2700, 13714), {"cell_type": 9, "cluster": 9}),
-    ("kang_ifnb_sub", (2000, 13215), {"cell_type": 13, "condition": 2}),
-    ("kang_muscat_example", (1556, 1267), {"cell_type": 5, "condition": 2}),
-    ("papalexi_lowmoi_sceptre", (20729, 299), {"grna": 107, "perturbation": 26, "condition": 2}),
-])
-def test_real_files_are_ready(name, shape, labels):
-    report = genes.check(DATA / f"{name}.h5ad")
-    assert report.ok and (report.n_cells, report.n_genes) == shape
-    assert report.label_columns == labels and report.species == "human"
-    assert not subjects(report, "warning")
+def test_the_table_of_symbols_brings_real_cells_to_the_panel_of_19264_genes():
+    table, panel = registry.table("hgnc"), registry.table("panel_19264")["gene_name"]
+    names = reading.read(DATA / "pbmc3k.h5ad").var_names
+    exact, found = genes.match(names, panel), genes.match(names, panel, table)
+    kept = exact["gene"] != ""
+    assert (~kept & (found["gene"] != "")).sum() > 600
+    assert found["gene"][kept].equals(exact["gene"][kept])
+    assert not set(found["how"][~kept]) & {"symbol", "Ensembl", "ortholog"}
+
+
+@real
+def test_symbols_and_published_identifiers_of_the_same_genes_agree():
+    table, panel = registry.table("hgnc"), registry.table("panel_19264")["gene_name"]
+    var = reading.read(DATA / "kang_muscat_example.h5ad").var
+    by_symbol = genes.match(var.index, panel, table)
+    by_identifier = genes.match(var["ensembl_id"].astype(str), panel, table)
+    both = (by_symbol["gene"] != "") & (by_identifier["gene"] != "")
+    renamed = both & by_symbol["how"].isin(["previous symbol", "alias"])
+    assert both.sum() > 1000 and renamed.sum() > 40
+    same = by_symbol["gene"] == by_identifier["gene"]
+    assert same[both].mean() > 0.99 and same[renamed].mean() > 0.9
 
 
 @real
@@ -335,11 +410,3 @@ def test_depth_of_papalexi_is_known_though_most_genes_were_dropped():
     depth = genes.sequencing_depth(cells, counts)
     assert (depth == cells.obs["response_n_umis"]).all()
     assert np.median(depth) > 20 * np.median(np.asarray(counts.sum(axis=1)))
-
-
-@real
-@pytest.mark.parametrize("name", ["pancreas_wang_scclassify", "pancreas_xin_scclassify"])
-def test_real_log_values_are_refused(name):
-    report = genes.check(DATA / f"{name}.h5ad")
-    assert not report.ok and "X holds values such as" in report.findings[0].message
-    assert "log-transformed" in str(report) and report.label_columns

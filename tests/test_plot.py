@@ -17,7 +17,7 @@ import pytest
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgb
 
-from cellvq import InputError, genes, plot, simulate
+from cellvq import InputError, check, plot, simulate
 
 STATIC = Path(__file__).parents[1] / "book" / "_static"
 EVIL = "</script><img src=x onerror=alert(1)>\u2028<!--\"'& $x^{$"
@@ -191,11 +191,12 @@ def test_marker_dots_show_the_best_genes_in_all_codes():
 
 def test_the_check_is_drawn_with_its_findings():
     cells = simulate.simulate_cells(cells=100)
-    good = plot.check_overview(genes.check(cells))
-    assert "ready" in good.get_title(loc="left") and "raw counts" in texts(good)
-    cells.X = cells.X * 0.5
-    bad = plot.check_overview(genes.check(cells, label="typ"))
-    assert "not usable" in bad.get_title(loc="left")
+    good = plot.check_overview(check(cells))
+    assert "cells: ready for CellVQ" in texts(good) and "raw counts" in texts(good)
+    cells.X, cells.uns["dataset"] = cells.X * 0.5, "$a_cell"  # which is no formula
+    bad = plot.check_overview(check(cells, label="typ"))
+    bad.figure.canvas.draw()
+    assert "$a_cell: not usable as it is" in texts(bad)
     assert "label" in texts(bad) and sum(line.get_marker() == "X" for line in bad.lines) == 2
 
 

@@ -237,6 +237,17 @@ def test_encoding_does_not_depend_on_company_or_gene_order(cells, run):
     assert encoded.obs["cellvq_confidence"].between(0, 1).all()
 
 
+def test_genes_that_were_not_measured_are_unknown_and_not_zero(cells, run):
+    full = cellvq.encode(cells, run.model).obs["cellvq_code"].astype(str)
+    keep = np.random.default_rng(0).random(cells.n_vars) < 0.6
+    lacking, zero = cells[:, keep].copy(), cells.copy()
+    lacking.obs["total_counts"] = zero.obs["total_counts"] = np.asarray(cells.X.sum(1)).ravel()
+    zero.X = csr_matrix(cells.X.toarray() * keep)
+    same = {name: (cellvq.encode(some, run.model).obs["cellvq_code"].astype(str) == full).mean()
+            for name, some in (("lacking", lacking), ("zero", zero))}
+    assert same["lacking"] > same["zero"] + 0.1
+
+
 def test_encoded_cells_survive_a_file(cells, run, tmp_path):
     encoded = cellvq.encode(cells, run.model)
     encoded.write_h5ad(tmp_path / "encoded.h5ad")
