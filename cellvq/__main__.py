@@ -46,21 +46,36 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _cells(file: str):
-    """Read a data set by its name, or a file as it is, with all that the user keeps in it."""
-    from cellvq import datasets, reading
+def _named(file: str):
+    """Load a data set by its name; of anything else, return the path."""
+    from cellvq import datasets
 
     path = Path(file).expanduser()
     is_path = path.suffix or len(path.parts) > 1 or path.exists()
-    return reading.read(path) if is_path and not datasets.is_name(file) else datasets.load(file)
+    return path if is_path and not datasets.is_name(file) else datasets.load(file)
+
+
+def _cells(file: str):
+    """Read a data set by its name, or a file as it is, with all that the user keeps in it."""
+    from cellvq import reading
+
+    found = _named(file)
+    return reading.read(found) if isinstance(found, Path) else found
+
+
+def _names(options: argparse.Namespace) -> dict:
+    """Read the tables by which genes are found under other names, if they are asked for."""
+    from cellvq import registry
+
+    asked = {"gene_table": options.gene_table, "orthologs": options.orthologs}
+    return {key: registry.table(name) for key, name in asked.items() if name is not None}
 
 
 def _check(options: argparse.Namespace) -> int:
     """Print the report on one file."""
     panel = None if options.model is None else cellvq.load(options.model).panel
-    cells = _cells(options.file)
-    cells.uns.setdefault("dataset", Path(options.file).name)
-    report = cellvq.check(cells, panel=panel, label=options.label, batch=options.batch)
+    report = cellvq.check(_named(options.file), panel=panel, label=options.label,
+                          batch=options.batch, **_names(options))
     print(json.dumps(report.to_dict(), indent=1) if options.json else report)
     return 0 if report.ok else 2
 
@@ -80,7 +95,7 @@ def _pretrain(options: argparse.Namespace) -> int:
     """Train a model and say where it is."""
     given = _given(options, "preset", "init", "properties", "quantizer", "codes", "minutes",
                    "compile", "stream", *TRAINING)
-    cellvq.pretrain(options.files, panel=_panel(options.panel), **given)
+    cellvq.pretrain(options.files, panel=_panel(options.panel), **_names(options), **given)
     return _say_where(options)
 
 
@@ -188,7 +203,7 @@ def _encode(options: argparse.Namespace) -> int:
         raise InputError(f"{output}: the file exists; choose another name, or add --overwrite")
     model = cellvq.load(options.model)
     encoded = cellvq.encode(_cells(options.file), model, target_depth=options.target_depth,
-                            precision=options.precision)
+                            precision=options.precision, **_names(options))
     if not _is_first():
         return 0
     partial = output.with_name(f".{output.stem}.{os.getpid()}.partial.h5ad")

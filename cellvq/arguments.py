@@ -34,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--model", metavar="DIR", help="count the genes that this model knows")
     verb.add_argument("--label", metavar="COLUMN", help="column of obs that is to be the label")
     verb.add_argument("--batch", metavar="COLUMN", help="column of obs that is to be the batch")
+    _add_names(verb)
 
     verb = _add(verbs, "pretrain", "train a model on raw counts by hiding genes",
                 "cellvq pretrain my.h5ad --preset tiny --minutes 5 --seed 0 --output model",
@@ -44,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--batch", metavar="COLUMN", help="column of obs with the batch to leave out")
     verb.add_argument("--panel", metavar="NAME|FILE",
                       help="genes to learn: panel_19264, or a file with one name a line")
+    _add_names(verb)
     verb.add_argument("--stream", action="store_true", default=None,
                       help="read the cells from the disk while training, as for large corpora")
     verb.add_argument("--property", metavar="COLUMN", action="append", dest="properties",
@@ -87,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
                       help="depth token T: log10 of UMI counts, or the cell's own (default: match)")
     verb.add_argument("--precision", default="float32",
                       help="float32, or bfloat16 for speed on wide models (default: float32)")
+    _add_names(verb)
 
     verb = _add(verbs, "fetch", "download, verify and keep a data set or a gene table",
                 "cellvq fetch pbmc3k", "; run it again and it goes on where it stopped")
@@ -143,6 +146,14 @@ def _add(verbs, name: str, summary: str, example: str, after_interruption: str =
     )
     parser.set_defaults(verb=name, after_interruption=after_interruption)
     return parser
+
+
+def _add_names(verb: argparse.ArgumentParser) -> None:
+    """Add the flags by which genes are found under other names."""
+    verb.add_argument("--gene-table", metavar="NAME",
+                      help="find genes by older names and aliases in this table, such as hgnc")
+    verb.add_argument("--orthologs", metavar="NAME",
+                      help="find genes of mouse by this table, such as mouse_orthologs")
 
 
 def _add_training(verb: argparse.ArgumentParser) -> None:

@@ -238,7 +238,7 @@ def _look_at_panel(table: Table, panel, approved, orthologs) -> tuple[dict, list
     if matched < len(panel) / 2:
         return named, [Finding(
             "warning", "model's genes", message,
-            remedy or "The others count as zero, which blurs the codes."
+            remedy or "The others are unknown to the model, which blurs the codes."
             + (" Older names may hide more: cellvq fetch hgnc." if approved is None else ""),
         )]
     return named, [Finding("hint" if more > len(panel) / 100 else "ok", "model's genes", message,

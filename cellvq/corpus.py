@@ -150,6 +150,8 @@ def gather(
     properties: Sequence[str] = (),
     depth_of: str = "measured",
     stream: bool | None = None,
+    gene_table: pd.DataFrame | None = None,
+    orthologs: pd.DataFrame | None = None,
 ) -> Corpus:
     """Bring cells together: choose the panel, number the batches, set validation cells aside.
 
@@ -164,11 +166,17 @@ def gather(
         properties: columns of ``obs`` with properties to predict, such as the cell type.
         depth_of: genes that the depth is summed over, all ``measured`` or those of the ``panel``.
         stream: read the cells from the disk while training; by default only if there are too many.
+        gene_table: names that genes go by, to bring those of all files together; see `genes.match`.
+        orthologs: one-to-one orthologs, for files of another species.
 
     Raises:
         InputError: no counts, no common gene, or a column that is absent.
     """
     found = open_all(cells)
+    if gene_table is not None or orthologs is not None:
+        for source in found:
+            sources.rename_genes(source, None if isinstance(panel, int) else panel, gene_table,
+                                 orthologs)
     stored = [source.expressed() for source in found]
     keep = [number > 0 for number in stored]  # nothing can be learnt from an empty cell
     if stream is None:

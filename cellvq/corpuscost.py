@@ -86,7 +86,8 @@ def rebuilding(
     rows = {
         "values": ("values other than zero", values / 1e9, "billion", "cells x genes of a cell"),
         "download": ("download", download / 1e9, "GB", f"{PASSES} x cells x bytes of a cell"),
-        "download_hours": ("download", download / (1e6 * network) / 3600, "hours", "by the network"),
+        "download_hours": ("time of the download", download / (1e6 * network) / 3600, "hours",
+                           "GB / speed of the network"),
         "disk": ("disk", values * building.get("bytes_per_value", np.nan) / 1e9, "GB",
                  "values x bytes of a value"),
         "building_hours": ("building from local files",

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from cellvq.style import FAINT, INK, PALETTE, axes, short
 
@@ -39,7 +39,8 @@ def cells_by_source(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
                     textcoords="offset points", va="center", fontsize=10)
     ax.set_yticks(rows, [short(str(source), 24) for source in counts.index])
     ax.invert_yaxis()
-    ax.set(xlim=(0, left.max() * 1.25), xlabel="cells")
+    ax.set(xlim=(0, left.max() * 1.4), xlabel="cells")
+    ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=min(3, counts.shape[1]))
     return ax
@@ -80,7 +81,7 @@ def shared(counts: pd.DataFrame, *, name: str = "genes", ax: Axes | None = None)
     """
     own = np.diag(counts).astype(float)
     share = 100 * counts / np.maximum(np.minimum.outer(own, own), 1)
-    size = 1.9 + 0.8 * len(counts)
+    size = 1.8 + 0.65 * len(counts)
     ax = axes(ax, size + 1.6, size)
     sns.heatmap(share, ax=ax, cmap="Blues", vmin=0, vmax=100, linewidths=1, linecolor="white",
                 annot=counts.map("{:,}".format).to_numpy(), fmt="", annot_kws={"fontsize": 10},
@@ -130,22 +131,24 @@ def reading_speed(readers: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax = axes(ax, 6.4, 1.2 + 0.4 * max(len(readers), 1))
     if readers.empty:
         ax.text(0.5, 0.5, "not measured", ha="center", va="center", transform=ax.transAxes)
-        ax.set(xticks=[], yticks=[])
+        ax.set_axis_off()
         return ax
     rows = np.arange(len(readers))
     ours = readers["reader"].eq("CellVQ")
-    ax.barh(rows, readers["cells_per_second"], height=0.68,
-            color=np.where(ours, PALETTE[0], FAINT))
+    ax.scatter(readers["cells_per_second"], rows, s=60, zorder=2,
+               c=np.where(ours, PALETTE[0], FAINT), marker="o")
     for row, (speed, entropy) in enumerate(zip(readers["cells_per_second"], readers["entropy"],
                                                strict=True)):
         mixed = "" if pd.isna(entropy) else f", mixes {entropy:.2f}"
-        ax.annotate(f"{speed:,.0f}{mixed}", (speed, row), xytext=(5, 0),
+        ax.annotate(f"{speed:,.0f}{mixed}", (speed, row), xytext=(8, 0),
                     textcoords="offset points", va="center", fontsize=9)
     ax.set_yticks(rows, [f"{short(reader, 30)}, {short(storage, 16)}" for reader, storage in
                          zip(readers["reader"], readers["storage"], strict=True)], fontsize=9)
     ax.invert_yaxis()
     most, least = readers["cells_per_second"].max(), readers["cells_per_second"].min()
-    ax.set(xscale="log", xlim=(least / 3, most * 20), xlabel="cells a second")
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    ax.set(xscale="log", xlim=(least / 2, most * 20), xlabel="cells a second")
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     ax.minorticks_off()
+    ax.grid(axis="both")
+    ax.set_axisbelow(True)
     return ax

@@ -214,6 +214,10 @@ def undo(matrix, depth: np.ndarray | None = None) -> tuple[scipy.sparse.csr_matr
     if (counts.data.astype(np.float32) == counts.data).all():
         precision = max(precision, np.finfo(np.float32).eps)  # computed so, however stored later
     values = counts.data.astype(np.float64)
+    lengths = np.diff(counts.indptr)[np.diff(counts.indptr) > 0]
+    broken = np.logical_or.reduceat(values != np.rint(values), np.cumsum(lengths) - lengths)
+    if broken.mean() < 0.5:
+        return None, ""  # most cells hold counts as they are: the others are spoilt, not normalised
     ways = [("normalised", values, np.ones_like(values))]
     if values.max() < LARGEST_LOGARITHM:
         # A logarithm lets the rounding error of a value grow, by so many times, in its amount.

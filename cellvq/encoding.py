@@ -57,14 +57,15 @@ def load(name_or_path: str | Path) -> CellVQ:
 
 def encode(
     cells: AnnData | str | Path, model: CellVQ | str | Path, *, target_depth: float | str = "match",
-    precision: str = "float32",
+    precision: str = "float32", gene_table: pd.DataFrame | None = None,
+    orthologs: pd.DataFrame | None = None,
 ) -> AnnData:
     """Give every cell its continuous vector, its code and how sure the code is.
 
     A cell's answer does not depend on the other cells, their order or their number: all is computed
     in float32, and padding is masked wherever cells share a batch. Genes of the model that the
-    cells lack are unknown to it, not zero, as genes held out while training. Under ``torchrun`` the cells are
-    divided among the processes, and every process returns all of them.
+    cells lack are unknown to it, not zero, as genes held out while training. Under ``torchrun`` the
+    cells are divided among the processes, and every process returns all of them.
 
     Args:
         cells: cells with raw counts, or the file they are in; left as they are.
@@ -72,6 +73,9 @@ def encode(
         target_depth: the depth token T, as log10 of UMI counts (the release uses 4), or ``match``
             for the cell's own depth.
         precision: ``float32``, or ``bfloat16`` for speed on wide models.
+        gene_table: names that genes go by, such as ``registry.table("hgnc")``, by which genes of
+            the model are found under older names or aliases; none by default.
+        orthologs: one-to-one orthologs, such as ``registry.table("mouse_orthologs")``.
 
     Returns:
         A copy with ``obsm["X_cellvq"]`` (continuous vector, [cells, embedding width]),
@@ -107,6 +111,8 @@ def encode(
     if not isinstance(model, CellVQ):
         model = load(model)
     source = sources.Memory(cells)
+    if gene_table is not None or orthologs is not None:
+        sources.rename_genes(source, model.panel, gene_table, orthologs)
     together = joined.Joined([source], model.panel)
     matrix, depth, _ = together.read([range(len(source))])
     measured = together.measured[0]
@@ -133,6 +139,7 @@ def encode(
         "panel_size": len(model.panel),
         "panel_sha256": hashlib.sha256("\n".join(model.panel).encode()).hexdigest(),
         "genes_matched": int(measured.sum()),
+        "gene_table": "none" if gene_table is None else gene_table.attrs.get("sha256", "given"),
         "counts_in": source.counts_in,
         "empty_cells": int(empty.sum()),
         "target_depth": str(target_depth),

@@ -53,16 +53,18 @@ class File:
         if "matrix" in self.file:  # of 10x Genomics
             self.columns, group = [], self.file["matrix"]
             features = group["features"]
-            self.var = pd.DataFrame(
-                {"gene_ids": features["id"].asstr()[:]}, index=features["name"].asstr()[:]
-            )
-            self.cells = len(group["barcodes"])
+            kinds = features["feature_type"].asstr()[:]
+            self._genes = np.flatnonzero(kinds == "Gene Expression")  # others are proteins, guides
+            self._features, self.cells = len(kinds), len(group["barcodes"])
+            self.var = pd.DataFrame({"gene_ids": features["id"].asstr()[:]},
+                                    index=features["name"].asstr()[:]).iloc[self._genes]
             self._matrices = {"X": group}
         else:
             obs = self.file["obs"]
             self.columns = [str(column) for column in obs.attrs["column-order"]]
             self.var = anndata.io.read_elem(self.file["var"])
-            self.cells = len(obs[obs.attrs["_index"]])
+            self.cells, self._features = len(obs[obs.attrs["_index"]]), len(self.var)
+            self._genes = np.arange(self._features)
             there = {'layers["counts"]': "layers/counts", "X": "X", "raw.X": "raw/X"}
             self._matrices = {place: self.file[key] for place, key in there.items()
                               if key in self.file}
@@ -93,11 +95,16 @@ class File:
             if (problem := counts.problem_of(self.values(place, sample))) is None:
                 return place
             problems.append(f"{place} {problem}")
+        columns = [name for name in counts.DEPTH_COLUMNS if name in self.columns]
+        depths = counts.known_depths(pd.DataFrame({name: self.column(name) for name in columns}))
         for place in self.places:
-            recovered, way = counts.undo(self.values(place, sample))
-            if recovered is not None:
-                self._recovers = True
-                return f"{place} ({way})"
+            values = self.values(place, sample)
+            for depth in (None, *depths.values()):
+                here = None if depth is None else depth[flat(sample)]
+                recovered, way = counts.undo(values, here)
+                if recovered is not None:
+                    self._recovers, self._depth = True, depth
+                    return f"{place} ({way})"
         raise InputError(
             f"{self.path}: no raw counts: {', '.join(problems) or 'X is missing'}; put the UMI "
             'counts from before normalisation into layers["counts"]'
@@ -119,7 +126,12 @@ class File:
 
     def column(self, name: str) -> pd.Series:
         """Return one column of ``obs``, [cells]."""
-        return pd.Series(anndata.io.read_elem(self.file["obs"][name]))
+        stored = self.file["obs"][name]
+        values = anndata.io.read_elem(stored)
+        if "categories" in stored.attrs:  # of anndata 0.7
+            words = anndata.io.read_elem(self.file[stored.attrs["categories"]])
+            values = pd.Categorical.from_codes(values, words)
+        return pd.Series(values)
 
     def expressed(self) -> np.ndarray:
         """Return how many values are stored of each cell, [cells]; 0 is an empty cell."""
@@ -151,7 +163,8 @@ class File:
         """
         values = self.values(self._place, rows)
         if self._recovers:
-            found, problem = counts.recover(values), "holds values that give no whole counts"
+            depth = None if self._depth is None else self._depth[flat(rows)]
+            found, problem = counts.recover(values, depth), "holds values that give no whole counts"
         else:
             found, problem = values, counts.problem_of(values) if values.nnz else None
             problem = None if problem == "is all zero" else problem
@@ -192,21 +205,26 @@ class File:
             part = rows[number]
             here = slice(ends[sizes[number]], ends[sizes[number + 1]])
             there = slice(int(starts[part.start]), int(starts[part.stop]))
-            values[here], genes[here] = matrix["data"][there], matrix["indices"][there]
-        if len(genes) and not (0 <= genes.min() and genes.max() < len(self.var)):
-            raise ValueError("a gene's number is out of range")
-        found = csr_matrix((values, genes, ends), shape=(len(rows_flat), len(self.var)))
+            numbers = matrix["indices"][there]  # perhaps of 64 bits
+            if len(numbers) and not (0 <= numbers.min() and numbers.max() < self._features):
+                raise ValueError("a gene's number is out of range")
+            values[here], genes[here] = matrix["data"][there], numbers
+        found = csr_matrix((values, genes, ends), shape=(len(rows_flat), self._features))
         found.sum_duplicates()  # also puts each row's genes in order
-        return found
+        return found if len(self._genes) == self._features else found[:, self._genes]
 
     @functools.cache  # noqa: B019 - a source lives as long as its run
     def _starts(self, place: str) -> np.ndarray | None:
         """Read where each row of a sparse matrix begins, [cells + 1]; None for a dense one."""
         matrix = self._matrices[place]
         if isinstance(matrix, h5py.Dataset):
-            if matrix.shape != (len(self), len(self.var)):
+            if matrix.shape != (len(self), self._features):
                 raise ValueError(f"{place} has the shape {matrix.shape}")
             return None
+        shape = matrix.attrs.get("shape", matrix.attrs.get("h5sparse_shape"))
+        shape = matrix["shape"][:][::-1] if shape is None else shape
+        if tuple(shape) != (len(self), self._features):
+            raise ValueError(f"{place} has the shape {tuple(map(int, shape))}")
         starts = matrix["indptr"][:].astype(np.int64)
         stored = len(matrix["data"]), len(matrix["indices"])
         if len(starts) != len(self) + 1 or starts[0] or (np.diff(starts) < 0).any() or (
@@ -226,10 +244,10 @@ def is_streamable(path: str | Path) -> bool:
     Raises:
         InputError: it is no file, or damaged.
     """
-    path = Path(path).expanduser()
+    path = reading.existing(path)
     if path.is_dir() or path.suffix not in (".h5ad", ".h5"):
         return False
-    with reading.open_hdf5(path) as file:
+    with reading.open_hdf5(path) as file, reading.one_line(path):
         if "matrix" in file:
             return "features" in file["matrix"]
         is_table = all(isinstance(file.get(table), h5py.Group) for table in ("obs", "var"))
@@ -240,7 +258,7 @@ def is_streamable(path: str | Path) -> bool:
 def _is_by_rows(matrix) -> bool:
     """Whether a matrix in HDF5 is dense, or sparse and stored by rows."""
     if isinstance(matrix, h5py.Dataset):
-        return matrix.ndim == 2
+        return matrix.ndim == 2 and matrix.dtype.kind in "biuf"
     by_columns = "csc_matrix" in (matrix.attrs.get("encoding-type"),
                                   f"{matrix.attrs.get('h5sparse_format')}_matrix")
     return {"data", "indices", "indptr"} <= set(matrix) and not by_columns

@@ -12,7 +12,7 @@ from cellvq import config
 # Rates of the tiny preset on one and two cores with 20 to 200 GFLOP/s: tokens a second go with the
 # square root of the rate of matrix products, as much of the work is not matrix products. Rough.
 ENCODED_TOKENS, TRAINED_TOKENS = 10_000, 4_500
-SETTLED, SETTLED_CELLS = 4, 50_000  # how often so many cells are encoded while training, for codes
+SETTLED, SETTLED_CELLS = 4, 20_000  # how often so many cells are encoded while training, for codes
 START_SECONDS = 8  # Python with torch and scanpy loaded, and genes chosen: rough
 BASE_MEMORY_GB = 0.9  # the same, and the tiny model: rough
 BYTES_OF_VALUE = 24  # of a value that is not zero: in the file's cells, as counts, and by panel

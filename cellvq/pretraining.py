@@ -17,6 +17,7 @@ from cellvq.runs import Manner, Pretrained, describe, finished
 from cellvq.train import train
 
 if TYPE_CHECKING:
+    import pandas as pd
     from anndata import AnnData
 
 
@@ -35,6 +36,8 @@ def pretrain(
     quantizer: str | None = None,
     changes: Mapping[str, Any] | None = None,
     stream: bool | None = None,
+    gene_table: pd.DataFrame | None = None,
+    orthologs: pd.DataFrame | None = None,
     seed: int = 0,
     output: str | Path | None = None,
     resume: bool = False,
@@ -65,6 +68,9 @@ def pretrain(
         changes: other numbers to change, such as ``{"training.hidden_share": 0.4}``.
         stream: read the cells from the disk while training; by default only where there are too
             many for memory. It changes the order in which cells are seen.
+        gene_table: names that genes go by, such as ``registry.table("hgnc")``, to bring older
+            names, aliases and Ensembl identifiers together; none by default.
+        orthologs: one-to-one orthologs, such as ``registry.table("mouse_orthologs")``.
         seed: seed of the split, the initial weights and every draw.
         output: folder for the model, its history and, while it trains, a checkpoint.
         resume: go on with the run in ``output``; a finished run is read, not repeated.
@@ -106,7 +112,7 @@ def pretrain(
     if init is None:
         size, training = config.change(known.model, known.training, chosen)
         data = gather(cells, panel or size.panel_size, batch, donor, training, properties,
-                      size.depth, stream)
+                      size.depth, stream, gene_table, orthologs)
     else:
         start, _ = weights.read_model(init)
         of_size = [name for name in chosen if not name.startswith("training.")]
@@ -115,7 +121,8 @@ def pretrain(
         size, training = config.change(start.config, known.training, chosen)
         if panel is not None:
             raise InputError(f"a panel cannot be chosen with init; it is that of {init}")
-        data = gather(cells, start.panel, batch, donor, training, properties, size.depth, stream)
+        data = gather(cells, start.panel, batch, donor, training, properties, size.depth, stream,
+                      gene_table, orthologs)
     run = describe(data, size, training) | {"preset": preset, "minutes": minutes,
                                             "init": None if init is None else str(init)}
     if found := finished(run, manner):

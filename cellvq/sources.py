@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from cellvq import InputError, counts, reading
+from cellvq import InputError, counts, genes, reading
 from cellvq.files import File, flat, is_streamable, one_part
 
 
@@ -119,3 +119,31 @@ def open_source(cells: anndata.AnnData | str | Path) -> Source:
         return Memory(cells)
     path = Path(cells).expanduser()
     return File(path) if is_streamable(path) else Memory(reading.read(path), path.stem)
+
+
+def rename_genes(
+    source: Source,
+    panel: Sequence[str] | None = None,
+    table: pd.DataFrame | None = None,
+    orthologs: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """Let a source go by other names of its genes, as `genes.match` finds them.
+
+    Args:
+        source: the cells; its ``var`` is replaced, its file and its cells stay as they are.
+        panel: gene names wanted; by default all approved symbols of the table.
+        table: approved symbols, aliases and previous symbols; see `genes.match`.
+        orthologs: one-to-one orthologs, for cells of another species.
+
+    Returns:
+        One row a gene: its name, the gene it means, how that was found, and the outcome.
+
+    Raises:
+        InputError: no gene is known.
+    """
+    try:
+        _, found = genes.rename(anndata.AnnData(var=source.var), panel, table, orthologs)
+    except InputError as error:
+        raise InputError(f"{source.name}: {error}") from None
+    source.var = pd.DataFrame(index=found["gene"].where(found["gene"] != "", found["name"]))
+    return found

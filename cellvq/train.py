@@ -29,6 +29,8 @@ from cellvq.runs import CHECKPOINT, Manner, Pretrained
 
 REPORTS = 20
 """How many times in a run the validation cells are scored."""
+SETTLED_ON = 20_000
+"""Training cells on which the codebook comes to rest."""
 
 
 def train(
@@ -178,7 +180,7 @@ def training_batch(
 @torch.no_grad()
 def settle(model: CellVQ, corpus: Corpus, training: TrainingConfig) -> None:
     """Let the codebook come to rest on whole training cells."""
-    mine = distributed.share_of(corpus.train[:50_000])
+    mine = distributed.share_of(corpus.train[:SETTLED_ON])
     model.quantizer.settle(encode_cells(model, corpus, mine).summary, training.seed)
 
 

@@ -12,19 +12,21 @@ PACKAGE = Path(__file__).parents[1] / "cellvq"
 # From the ground up; a module may import only from the rows below its own. `cellvq` itself
 # (InputError, the version) lies below everything.
 FLOORS = (
-    ("arguments", "attention", "config", "counts", "distributed", "evidence", "genetables",
-     "loader", "notebooks", "performer", "reading", "registry", "report", "rfiles", "simulate", "style"),
-    ("census", "codebook", "decoder", "download", "evaluate", "files", "genes", "graphview", "machine",
-     "originals", "scaleview", "scores", "scoreview", "truth"),
-    ("datasets", "markers", "nested", "plot", "shards", "signals", "sources", "tasks"),
+    ("arguments", "attention", "config", "corpuscost", "counts", "distributed", "evidence",
+     "genetables", "loader", "notebooks", "performer", "reading", "registry", "report", "rfiles",
+     "simulate", "style"),
+    ("census", "codebook", "decoder", "download", "evaluate", "files", "genes", "graphview",
+     "machine", "originals", "scaleview", "scores", "scoreview", "truth"),
+    ("corpusview", "datasets", "markers", "nested", "plot", "shards", "signals", "sources",
+     "tasks"),
     ("codes", "graph", "joined", "profiles", "quantize", "scan"),
     ("book", "checking", "model", "panels", "stream"),
     ("adapters", "build", "corpus", "optimize", "weights"),
-    ("encoding", "objective", "official"),
+    ("composition", "encoding", "objective", "official"),
     ("cost", "history"),
     ("bench", "runs"),
     ("train",),
-    ("finetuning", "pretraining"),
+    ("databench", "finetuning", "pretraining"),
     ("__main__",),
 )
 FLOOR = {module: number for number, row in enumerate(FLOORS) for module in row}

@@ -40,12 +40,18 @@ def in_processes(count, folder, work):
     assert [process.exitcode for process in started] == [0] * count
 
 
-@pytest.mark.parametrize(("engine", "quantizer", "accumulate"), [
-    ("ddp", "ema", 1), ("ddp", "nested", 2), ("fsdp", "ema", 1), ("fsdp", "fsq", 2),
+@pytest.mark.parametrize(("engine", "quantizer", "accumulate", "stream"), [
+    ("ddp", "ema", 1, True), ("ddp", "nested", 2, False), ("fsdp", "ema", 1, False),
+    ("fsdp", "fsq", 2, True),
 ])
-def test_two_processes_train_what_one_trains(cells, tmp_path, engine, quantizer, accumulate):
+def test_two_processes_train_what_one_trains(
+    cells, tmp_path, engine, quantizer, accumulate, stream
+):
+    if stream:  # from the disk, each process its own lanes
+        cells.write_h5ad(tmp_path / "cells.h5ad")
+        cells = tmp_path / "cells.h5ad"
     codes = (4, 16) if quantizer == "nested" else 16
-    options = OPTIONS | {"quantizer": quantizer, "codes": codes}
+    options = OPTIONS | {"quantizer": quantizer, "codes": codes, "stream": stream}
     options["changes"] = options["changes"] | {"training.accumulate": accumulate}
 
     def work(rank):
