@@ -111,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--panel", metavar="NAME|FILE",
                       help="genes to keep: panel_19264, or a file with one name a line")
     verb.add_argument("--columns", type=_words, metavar="A,B",
-                      help="columns of obs to keep (default: those that all files have)")
+                      help="columns of obs to keep (default: all)")
     verb.add_argument("--min-genes", type=_number(int), default=1, metavar="N",
                       help="leave out cells that express fewer genes (default: 1)")
     verb.add_argument("--seed", type=int, default=0, help="order of the cells (default: 0)")

@@ -51,7 +51,8 @@ def build(
         sources: where the cells lie, as `corpus.open_all` opens them.
         output: folder for the corpus.
         panel: the genes to keep; by default all that some source measured.
-        columns: columns of ``obs`` to keep; by default all that every source has.
+        columns: columns of ``obs`` to keep, empty in cells of a source that lacks them; by default
+            all that some source has.
         min_genes: cells that express fewer genes are left out.
         seed: every draw follows from it.
         resume: go on with a corpus that was interrupted.
@@ -134,15 +135,12 @@ def _describe(source: Source) -> dict:
 
 
 def _columns(sources: Sequence[Source], columns: Sequence[str] | None) -> list[str]:
-    """Choose the columns of ``obs`` to keep: those named, or all that every source has."""
-    if columns is None:
-        common = set.intersection(*(set(source.columns) for source in sources))
-        return [name for name in sources[0].columns if name in common and name not in SPARE]
-    for source in sources:
-        if lacking := [name for name in columns if name not in source.columns]:
-            raise InputError(f"{source.name}: no column {lacking[0]!r} in obs; there are: "
-                             f"{', '.join(source.columns[:20]) or 'none'}")
-    return [name for name in columns if name not in SPARE]
+    """Choose the columns of ``obs`` to keep: those named, or all that some source has."""
+    there = list(dict.fromkeys(name for source in sources for name in source.columns))
+    if lacking := [name for name in columns or () if name not in there]:
+        raise InputError(f"no column {lacking[0]!r} in obs of any source; there are: "
+                         f"{', '.join(there[:20]) or 'none'}")
+    return [name for name in (there if columns is None else columns) if name not in SPARE]
 
 
 def _prepare(output: Path, run: dict, resume: bool, overwrite: bool) -> None:
@@ -228,7 +226,7 @@ def _write_shards(
     values = np.cumsum(stored[blocks[:, 1]] - stored[blocks[:, 0]])
     count = max(-(-int(values[-1]) // SHARD_VALUES), 1)
     of_shard = np.minimum((values - 1) * count // max(int(values[-1]), 1), count - 1)
-    obs = {name: together.column(name) for name in columns}
+    obs = {name: together.column(name, everywhere=False) for name in columns}
     made, names = [], np.concatenate([source.names() for source in together.sources])
     bar = tqdm(total=int(keep.sum()), unit="cells", desc="writing", disable=not progress)
     for number in range(count):

@@ -14,12 +14,12 @@ import pandas as pd
 
 from cellvq import InputError
 
-READING = ("reader", "storage", "cells_per_second", "entropy", "peak_gb", "note")
+READING = ("reader", "storage", "cells_per_second", "entropy", "peak_gb")
 """Columns of a table of readers."""
 PASSES = 2
 """How often building reads each cell, once to look at it and once to write it."""
 OURS, SHARDED = "CellVQ", "zarr"
-"""How the reading of a corpus that was built is called among the measurements."""
+"""Beginning of the reader's name, and part of its storage's, where a built corpus is read."""
 
 
 def recorded(path: str | Path) -> dict:
@@ -48,7 +48,7 @@ def readers(measured: dict) -> pd.DataFrame:
 
     Returns:
         One row a reader and storage: reader, storage, cells_per_second, entropy (of a label that is
-        sorted in the file, within a step, over that of random cells), peak_gb, note.
+        sorted in the file, within a step, over that of random cells), peak_gb.
     """
     table = pd.DataFrame(measured.get("reading", []), columns=list(READING))
     return table.sort_values("cells_per_second", ascending=False, ignore_index=True)
@@ -79,7 +79,8 @@ def rebuilding(
         {'values': 2.0, 'download': 8.0, 'download_hours': 0.022}
     """
     building, table = measured.get("building", {}), readers(measured)
-    ours = table[(table["reader"] == OURS) & table["storage"].str.startswith(SHARDED)]
+    ours = table[table["reader"].astype(str).str.startswith(OURS)
+                 & table["storage"].astype(str).str.contains(SHARDED)]
     values = cells * genes_per_cell
     download = PASSES * cells * bytes_per_cell
     rate = ours["cells_per_second"].max() * measured.get("values_per_cell", np.nan)

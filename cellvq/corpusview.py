@@ -112,8 +112,8 @@ def mixing(table: pd.DataFrame, *, in_order: float | None = None, ax: Axes | Non
                 color=color, label=reading)
     if in_order is not None:
         ax.axhline(in_order, color=FAINT, ls="--", label="files in order")
-    ax.set(xscale="log", xlabel="cells in memory at a time", ylim=(0, 1.22),
-           ylabel="entropy of the source in a step,\nover that of random cells")
+    ax.set(xscale="log", xlabel="cells in memory at a time",
+           ylim=(0, max(1.2, 1.05 * table["high"].max())), ylabel="entropy of the source in a step,\nover that of random cells")
     ax.set_xticks(sorted(table["window"].unique()))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     ax.minorticks_off()
@@ -134,7 +134,7 @@ def reading_speed(readers: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.set_axis_off()
         return ax
     rows = np.arange(len(readers))
-    ours = readers["reader"].eq("CellVQ")
+    ours = readers["reader"].str.startswith("CellVQ")
     ax.scatter(readers["cells_per_second"], rows, s=60, zorder=2,
                c=np.where(ours, PALETTE[0], FAINT), marker="o")
     for row, (speed, entropy) in enumerate(zip(readers["cells_per_second"], readers["entropy"],

@@ -115,6 +115,10 @@ class Layer(nn.Module):
         return self.out_of_feedforward(self.activation(self.into_feedforward(x)))
 
 
+NOISE = 0.05
+"""Variance of a gene around the components, over that of a component: how few genes mislead."""
+
+
 class CellVector(nn.Module):
     """The cell vector: a linear path that starts as PCA, plus a gated view of the transformer.
 
@@ -132,16 +136,40 @@ class CellVector(nn.Module):
         self.view = nn.Linear(pooled, width)
         self.gate = nn.Parameter(torch.tensor([0.1]))  # one number, in a shape FSDP2 can divide
 
-    def forward(self, pooled: Tensor, values: Tensor, hidden: Tensor | None) -> Tensor:
+    def forward(
+        self, pooled: Tensor, values: Tensor, hidden: Tensor | None, measured: Tensor | None
+    ) -> Tensor:
         """Make cell vectors from pooled tokens [cells, pooled] and all values [cells, panel]."""
         centred = torch.minimum(values, self.ceiling) - self.mean
         if hidden is not None:
             # A gene that is held out counts as average; the rest speaks a little louder for it.
-            shown = 1 - hidden.float().mean(1, keepdim=True)
+            there = torch.ones_like(hidden) if measured is None else measured
+            shown = (there & ~hidden).sum(1, keepdim=True) / there.sum(1, keepdim=True)
             centred = centred.masked_fill(hidden, 0.0) / shown.clamp(min=0.01)
         with torch.autocast(values.device.type, enabled=False):
             linear = centred @ self.components
+            if measured is not None:
+                linear = self.complete(linear, measured)
         return linear + self.gate * self.view(self.norm(pooled)).float()
+
+    def complete(self, linear: Tensor, measured: Tensor) -> Tensor:
+        """Estimate what all genes would give from what those give that were measured.
+
+        Whole sets of genes may be missing, and the others need not be like them. So each set of
+        measured genes has its own way back, the posterior mean of probabilistic PCA (doi
+        10.1111/1467-9868.00196), which also shrinks what few genes cannot tell.
+
+        Args:
+            linear: what the measured genes give, [cells, width].
+            measured: the genes that were measured, [cells, panel] bool.
+        """
+        axes = self.components * (self.ceiling - self.mean)[:, None]  # of genes at unit variance
+        sets, which = torch.unique(measured, dim=0, return_inverse=True)
+        whole = axes.T @ axes
+        noise = torch.diag(NOISE * whole.diagonal())
+        there = (axes * sets[:, :, None]).mT @ axes
+        back = torch.linalg.solve(there + noise, whole + noise)
+        return (back[which] @ linear[:, :, None]).squeeze(2)
 
 
 class CellVQ(nn.Module):
@@ -224,11 +252,9 @@ class CellVQ(nn.Module):
             mask = mask[:, None, None]
         for layer in self.layers:
             tokens = layer(tokens, mask)
-        return self.summarise(self.norm(tokens).float(), pad.unsqueeze(2), values, batch.hidden)
+        return self.summarise(self.norm(tokens).float(), pad.unsqueeze(2), values, batch)
 
-    def summarise(
-        self, tokens: Tensor, pad: Tensor, values: Tensor, hidden: Tensor | None
-    ) -> Encoded:
+    def summarise(self, tokens: Tensor, pad: Tensor, values: Tensor, batch: Batch) -> Encoded:
         """Pool the tokens [cells, tokens, width] of each cell; the last two are T and S."""
         genes, pad = tokens[:, :-2], pad[:, :-2]
         mean = genes.masked_fill(pad, 0.0).sum(1) / (~pad).sum(1).clamp(min=1)
@@ -238,7 +264,7 @@ class CellVQ(nn.Module):
         pooled = torch.cat([source, target, largest.nan_to_num(neginf=0.0), mean], 1)
         if self.cell_vector is None:
             return Encoded(pooled, torch.maximum(largest, torch.maximum(source, target)))
-        cell = self.cell_vector(pooled, values, hidden)
+        cell = self.cell_vector(pooled, values, batch.hidden, batch.measured)
         return Encoded(cell, cell)
 
     def forward(self, batch: Batch, progress: float = 1.0) -> Output:

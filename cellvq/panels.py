@@ -11,11 +11,14 @@ from scipy.sparse import csr_matrix
 
 from cellvq import InputError, evaluate, registry
 from cellvq.counts import NAME_COLUMNS, some
+from cellvq.files import flat
 from cellvq.joined import read_with_depth
 from cellvq.sources import Source
 
 LOOKED_AT = 50_000
 """Cells, of all sources together, by which genes are chosen."""
+ENOUGH = 200
+"""Cells of a part from which on its own ranking of genes is worth something."""
 
 
 def choose(
@@ -23,8 +26,9 @@ def choose(
 ) -> list[str]:
     """Choose genes that some cell expresses, the highly variable ones if they are too many.
 
-    Each source ranks the genes that it measured by their normalised dispersion, and the mean rank
-    decides; a gene that a source did not measure comes last there.
+    Each part (a source, or a data set within one) ranks the genes that it measured by their
+    normalised dispersion, and the mean rank over all cells decides; a gene that a part did not
+    measure comes last there. So a corpus of many studies gets genes that most cells know.
 
     Args:
         sources: where the cells lie.
@@ -39,22 +43,31 @@ def choose(
         InputError: two sources have no gene name in common.
     """
     names, places = common_names(sources)
-    ranks = np.full((len(sources), len(names)), float(len(names)))
-    expressed = np.zeros(len(names), bool)
+    expressed, ranks, weights = np.zeros(len(names), bool), [], []
     share = LOOKED_AT / sum(int(chosen.sum()) for chosen in keep)
-    for number, (source, chosen) in enumerate(zip(sources, keep, strict=True)):
-        counts, depth = _some_cells(source, chosen, share, seed)
-        here = np.diff(counts.tocsc().indptr) > 0
-        expressed[places[number][here]] = True
-        if here.sum() > size or len(sources) > 1:
-            spread = _dispersion(counts[:, here], depth)
-            best_first = np.argsort(-spread, kind="stable")
-            ranks[number, places[number][here][best_first]] = np.arange(here.sum())
+    for source, place, chosen in zip(sources, places, keep, strict=True):
+        counts, depth, part = _some_cells(source, chosen, share, seed)
+        expressed[place[np.diff(counts.tocsc().indptr) > 0]] = True
+        for cells, measured in _parts(source, part):
+            here = measured & (np.diff(counts[cells].tocsc().indptr) > 0)
+            spread = _dispersion(counts[cells][:, here], depth[cells])
+            rank = np.full(len(names), float(len(names)))
+            rank[place[here][np.argsort(-spread, kind="stable")]] = np.arange(here.sum())
+            ranks.append(rank)
+            weights.append(len(cells) / max(min(share, 1), 1e-9))
     chosen = np.flatnonzero(expressed)
     if len(chosen) > size:
-        best_first = np.argsort(ranks[:, chosen].mean(0), kind="stable")
-        chosen = np.sort(chosen[best_first[:size]])
+        mean = np.average(np.stack(ranks)[:, chosen], axis=0, weights=weights)
+        chosen = np.sort(chosen[np.argsort(mean, kind="stable")[:size]])
     return names[chosen].tolist()
+
+
+def _parts(source: Source, part: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """List the parts that are large enough to judge: their cells, and the genes they measured."""
+    measured = source.parts()[1]
+    cells = [np.flatnonzero(part == number) for number in range(len(measured))]
+    large = [(mine, measured[number]) for number, mine in enumerate(cells) if len(mine) >= ENOUGH]
+    return large or [(np.arange(len(part)), measured.any(0))]
 
 
 def read(named: str | Path) -> list[str]:
@@ -102,8 +115,8 @@ def common_names(sources: Sequence[Source]) -> tuple[pd.Index, list[np.ndarray]]
 
 def _some_cells(
     source: Source, keep: np.ndarray, share: float, seed: int
-) -> tuple[csr_matrix, np.ndarray]:
-    """Read a share of the cells in whole blocks: counts [cells, genes] and depth [cells]."""
+) -> tuple[csr_matrix, np.ndarray, np.ndarray]:
+    """Read a share of the cells in whole blocks: counts [cells, genes], depth and part [cells]."""
     firsts, length = np.zeros(1, int), len(keep)
     if share < 1:
         firsts, length = np.arange(0, len(keep), source.block), source.block
@@ -111,8 +124,9 @@ def _some_cells(
         firsts = np.random.default_rng([seed, 6]).choice(firsts, some, replace=False)
     rows = [range(first, min(first + length, len(keep))) for first in np.sort(firsts).tolist()]
     counts, depth = read_with_depth(source, rows)
-    kept = np.concatenate([keep[part.start : part.stop] for part in rows])
-    return counts[kept], depth[kept]
+    cells = flat(rows)
+    kept = keep[cells]
+    return counts[kept], depth[kept], source.parts()[0][cells[kept]]
 
 
 def _dispersion(counts: csr_matrix, depth: np.ndarray) -> np.ndarray:

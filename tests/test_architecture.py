@@ -31,7 +31,8 @@ FLOORS = (
 )
 FLOOR = {module: number for number, row in enumerate(FLOORS) for module in row}
 WITHOUT_TORCH = {
-    "book", "census", "checking", "codes", "counts", "datasets", "download", "evaluate", "evidence",
+    "book", "census", "checking", "codes", "composition", "corpuscost", "corpusview", "counts",
+    "datasets", "download", "evaluate", "evidence",
     "genes", "genetables", "graph", "graphview", "machine", "markers", "notebooks", "originals",
     "plot", "profiles", "reading", "registry", "report", "rfiles", "scaleview", "scan", "scores",
     "scoreview", "signals", "simulate", "style", "tasks", "truth",

@@ -77,7 +77,9 @@ def test_the_manifest_says_what_was_left_out_and_why(files, built):
     assert len(first["sha256"]) == 64 and manifest["genes"] == 200
     genes = pd.read_parquet(output / "genes.parquet").set_index("gene")
     assert genes["measured in first"].sum() == genes["measured in second"].sum() == 180
-    assert "only here" not in manifest["columns"] and "donor" in manifest["columns"]
+    assert {"only here", "donor"} <= set(manifest["columns"])
+    here = Shards(output).column("only here").notna().to_numpy()
+    assert (here == (Shards(output).column("source") == "first")).all()
     assert "700 cells" not in build.in_words(manifest) and "697 cells" in build.in_words(manifest)
 
 
@@ -134,8 +136,8 @@ def test_what_is_there_is_not_lost(files, built, tmp_path):
         made(files, built[0])
     with pytest.raises(InputError, match="no cell is left of 700: .*fewer than 300 genes"):
         made(files, tmp_path / "none", min_genes=300)
-    with pytest.raises(InputError, match="second: no column 'only here' in obs"):
-        made(files, tmp_path / "columns", columns=["only here"])
+    with pytest.raises(InputError, match="no column 'nowhere' in obs of any source; there are: "):
+        made(files, tmp_path / "columns", columns=["nowhere"])
 
 
 def test_a_damaged_corpus_is_one_clear_line(files, tmp_path):
@@ -174,3 +176,11 @@ def test_a_panel_comes_from_a_file_or_by_name(tmp_path):
     path.write_text("\n")
     with pytest.raises(InputError, match="no gene is named"):
         panels.read(path)
+
+
+def test_genes_are_chosen_by_the_cells_that_measured_them(built, files):
+    chosen = panels.choose(corpus.open_all(files), [np.ones(400, bool), np.ones(300, bool)], 60, 0)
+    of_corpus = panels.choose([Shards(built[0])], [np.ones(697, bool)], 60, 0)
+    assert len(set(chosen) & set(of_corpus)) > 50  # the corpus knows its parts
+    genes = pd.read_parquet(built[0] / "genes.parquet").set_index("gene").loc[of_corpus]
+    assert genes.to_numpy().all()  # enough vary in both files: none that one did not measure
