@@ -76,7 +76,7 @@ def build(
         (100, 100)
     """
     output = Path(output).expanduser()
-    names, _ = panels.common_names(sources)
+    names, places = panels.common_names(sources)
     together = Joined(sources, list(names) if panel is None else list(panel))
     chosen = _columns(sources, columns)
     run = {
@@ -87,7 +87,7 @@ def build(
         "sources": [_describe(source) for source in sources],
     }
     _prepare(output, run, resume, overwrite)
-    reasons = _look(together, output, min_genes, progress)
+    reasons = _look(together, places, output, min_genes, progress)
     keep = reasons.isna().to_numpy()
     if not keep.any():
         raise InputError(f"no cell is left of {len(keep):,}: {_in_words(reasons)}; check the "
@@ -168,21 +168,27 @@ def _prepare(output: Path, run: dict, resume: bool, overwrite: bool) -> None:
                          ) from error
 
 
-def _look(together: Joined, output: Path, min_genes: int, progress: bool) -> pd.Series:
-    """Look at every cell once: why it is left out, or missing where it stays, [cells]."""
+def _look(
+    together: Joined, places: list[np.ndarray], output: Path, min_genes: int, progress: bool
+) -> pd.Series:
+    """Look at all genes of every cell once: why it is left out, or missing where it stays."""
     known = output / LOOKED
     if known.exists():
         return pd.read_parquet(known)["reason"]
-    expressed, prints = [], []
+    expressed, inside, prints = [], [], []
     with tqdm(total=len(together), unit="cells", desc="looking", disable=not progress) as bar:
-        for first in range(0, len(together), SCANNED):
-            rows = together.read([range(first, min(first + SCANNED, len(together)))]).counts
-            expressed.append(np.diff(rows.indptr))
-            prints.append(fingerprints(rows))
-            bar.update(rows.shape[0])
+        for number, source in enumerate(together.sources):
+            of_panel = together.inside(number)
+            for first in range(0, len(source), SCANNED):
+                rows = source.read([range(first, min(first + SCANNED, len(source)))])
+                expressed.append(np.diff(rows.indptr))
+                inside.append(rows @ of_panel)
+                rows.indices = places[number][rows.indices]  # numbers that all sources share
+                prints.append(fingerprints(rows))
+                bar.update(rows.shape[0])
     expressed = np.concatenate(expressed)
     reasons = pd.Series(None, index=range(len(expressed)), dtype=object, name="reason")
-    # Cells of one file that measured nothing alike are no copies: an empty cell is empty first.
+    reasons[np.concatenate(inside) == 0] = "without a gene of the panel"
     reasons[pd.Series(np.concatenate(prints)).duplicated() & (expressed > 0)] = "copies"
     reasons[(expressed > 0) & (expressed < min_genes)] = f"fewer than {min_genes} genes"
     reasons[expressed == 0] = "empty"
@@ -194,7 +200,7 @@ def fingerprints(counts: csr_matrix) -> np.ndarray:
     """Give cells with equal counts in all genes equal numbers, others different ones, [cells].
 
     Args:
-        counts: UMI counts with ascending genes, [cells, genes].
+        counts: UMI counts, [cells, genes].
 
     Example:
         >>> found = fingerprints(csr_matrix([[1.0, 2.0], [2.0, 1.0], [1.0, 2.0]]))

@@ -113,7 +113,8 @@ def mixing(table: pd.DataFrame, *, in_order: float | None = None, ax: Axes | Non
     if in_order is not None:
         ax.axhline(in_order, color=FAINT, ls="--", label="files in order")
     ax.set(xscale="log", xlabel="cells in memory at a time",
-           ylim=(0, max(1.2, 1.05 * table["high"].max())), ylabel="entropy of the source in a step,\nover that of random cells")
+           ylim=(0, max(1.2, 1.05 * table["high"].max())),
+           ylabel="entropy of the source in a step,\nover that of random cells")
     ax.set_xticks(sorted(table["window"].unique()))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     ax.minorticks_off()

@@ -112,6 +112,10 @@ class Joined:
         ]
         return pd.api.types.union_categoricals(columns, sort_categories=True)
 
+    def inside(self, number: int) -> np.ndarray:
+        """Say which genes of a source are in the panel, 1.0 or 0.0, [genes of the source]."""
+        return (self._into_panel[number][0] < len(self.panel)).astype(np.float32)
+
     def read(self, rows: Sequence[range]) -> Rows:
         """Read ranges of rows, one after the other; a range may cross from one source to another.
 

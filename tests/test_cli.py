@@ -7,10 +7,11 @@ import sys
 
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 
 import cellvq
-from cellvq import simulate
+from cellvq import datasets, registry, simulate
 from cellvq.__main__ import main
 
 
@@ -45,7 +46,8 @@ def digest(path):
 
 
 def test_every_verb_has_help_with_an_example(capsys):
-    for verb in ("check", "pretrain", "finetune", "import-official", "encode", "bench", "book"):
+    for verb in ("check", "pretrain", "finetune", "import-official", "encode", "fetch", "corpus",
+                 "bench", "book"):
         with pytest.raises(SystemExit) as end:
             main([verb, "--help"])
         assert end.value.code == 0 and f"Example: cellvq {verb}" in capsys.readouterr().out
@@ -217,3 +219,59 @@ def test_a_book_with_failed_pages_ends_with_1(monkeypatch):
     assert main(["book", "--profile", "smoke"]) == 1
     Result.ok = True
     assert main(["book"]) == 0
+
+
+def test_a_corpus_is_built_and_trained_on_from_the_disk(folder, tmp_path, capsys):
+    file, output, model = folder / "cells.h5ad", tmp_path / "corpus", tmp_path / "model"
+    panel = tmp_path / "panel.txt"
+    genes = list(anndata.read_h5ad(file).var_names[:120])
+    panel.write_text("\n".join(genes))
+    build = ["corpus", "build", str(file), "simulated", "--min-genes", "30", "--columns",
+             "donor,cell_type", "--seed", "3", "--panel", str(panel), "--output", str(output)]
+    assert main(build) == 0
+    said = capsys.readouterr().out
+    assert "1,660 cells x 120 genes of 2 source(s)" in said and f"cellvq pretrain {output}" in said
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert manifest["seed"] == 3 and manifest["filters"]["min_genes"] == 30
+    assert manifest["columns"][3:] == ["donor", "cell_type"]
+    assert "holds a corpus" in one_line(capsys, 2, *build)
+    assert main([*build, "--overwrite"]) == 0
+    assert main(["pretrain", str(output), "--stream", "--panel", str(panel), "--donor", "donor",
+                 "--steps", "2", "--codes", "8", "--output", str(model)]) == 0
+    assert cellvq.load(model).panel == genes
+    capsys.readouterr()
+    assert "nothing to build" in one_line(capsys, 2, "corpus", "build", "--output", tmp_path / "n")
+    assert "no panel of genes" in one_line(capsys, 2, *build[:-2], "--output", tmp_path / "n",
+                                           "--panel", tmp_path / "none.txt")
+
+
+def test_genes_are_found_by_older_names_when_asked(folder, tmp_path, capsys, monkeypatch):
+    cells = anndata.read_h5ad(folder / "cells.h5ad")
+    old = {name: f"OLD{number}" for number, name in enumerate(cells.var_names[:150])}
+    table = pd.DataFrame({"symbol": list(old), "prev_symbol": list(old.values()),
+                          "alias_symbol": "", "ensembl_gene_id": ""})
+    monkeypatch.setattr(registry, "table", lambda name: {"hgnc": table}[name])
+    cells.var_names = [old.get(name, name) for name in cells.var_names]
+    cells.write_h5ad(tmp_path / "old.h5ad")
+    encode = ["encode", str(tmp_path / "old.h5ad"), "--model", str(folder / "model"), "--output"]
+    assert main([*encode, str(tmp_path / "plain.h5ad")]) == 0
+    assert main([*encode, str(tmp_path / "found.h5ad"), "--gene-table", "hgnc"]) == 0
+    matched = [anndata.read_h5ad(tmp_path / f"{name}.h5ad").uns["cellvq"]["genes_matched"]
+               for name in ("plain", "found")]
+    assert matched[1] - matched[0] == len(set(old) & set(cellvq.load(folder / "model").panel)) > 50
+    assert main(["pretrain", str(tmp_path / "old.h5ad"), "--gene-table", "hgnc", "--steps", "1",
+                 "--codes", "8", "--output", str(tmp_path / "model")]) == 0
+    assert not [name for name in cellvq.load(tmp_path / "model").panel if name.startswith("OLD")]
+    capsys.readouterr()
+    check = ["check", str(tmp_path / "old.h5ad"), "--model", str(folder / "model")]
+    assert main([*check, "--gene-table", "hgnc", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["panel_matched_by_table"] == matched[1]
+
+
+def test_fetch_says_where_and_refuses_in_one_line(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(datasets, "fetch", lambda name, unverified: tmp_path / f"{name}.h5ad")
+    assert main(["fetch", "pbmc3k"]) == 0
+    assert capsys.readouterr().out == f"pbmc3k is in {tmp_path / 'pbmc3k.h5ad'}.\n"
+    monkeypatch.undo()
+    assert "not in the registry" in one_line(capsys, 2, "fetch", "pbmc30k")
