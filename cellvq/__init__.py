@@ -22,12 +22,13 @@ _FUNCTIONS = {
     "pretrain": "pretraining",
 }
 _MODULES = (
-    "adapters", "attention", "bench", "census", "checking", "codebook", "codes", "config", "corpus",
-    "cost", "counts", "datasets", "decoder", "distributed", "download", "encoding", "evaluate",
-    "finetuning", "genes", "genetables", "graph", "loader", "machine", "model", "nested",
-    "objective", "official", "optimize", "originals", "performer", "plot", "pretraining",
-    "quantize", "reading", "registry", "report", "rfiles", "runs", "scan", "simulate", "tasks",
-    "train", "truth", "weights",
+    "adapters", "attention", "bench", "build", "census", "checking", "codebook", "codes",
+    "composition", "config", "corpus", "corpuscost", "cost", "counts", "databench", "datasets",
+    "decoder", "distributed", "download", "encoding", "evaluate", "files", "finetuning",
+    "genes", "genetables", "graph", "joined", "loader", "machine", "model", "nested",
+    "objective", "official", "optimize", "originals", "panels", "performer", "plot",
+    "pretraining", "quantize", "reading", "registry", "report", "rfiles", "runs", "scan",
+    "shards", "simulate", "sources", "stream", "tasks", "train", "truth", "weights",
 )
 __all__ = ["InputError", *_FUNCTIONS, *_MODULES]
 

@@ -24,12 +24,12 @@ from cellvq.joined import Joined
 from cellvq.sources import Source
 
 SHARD_VALUES = 32_000_000
-"""Values other than zero that a shard holds at the most: what the building keeps in memory."""
+"""Values other than zero of a shard at the most, which building keeps in memory."""
 SCANNED = 4096
 """Rows that the first pass reads together."""
 BUILDING, LOOKED = "building.json", "looked.parquet"
 """Files that an unfinished corpus holds, to be resumed from."""
-SPARE = ("cell", "source", "total_counts")
+SPARE = ("cell", "source", "part", "total_counts")
 """Columns that a corpus makes itself."""
 
 
@@ -248,6 +248,7 @@ def _write_shards(
             table = pd.DataFrame({
                 "cell": names[cells].astype(str),
                 "source": pd.Categorical.from_codes(source, [s.name for s in together.sources]),
+                "part": together.part[cells],
                 "total_counts": rows.depth[order].astype(np.int64),
             } | {name: column[cells] for name, column in obs.items()})
             shutil.rmtree(folder, ignore_errors=True)
@@ -273,12 +274,9 @@ def _write_tables(
     from pyarrow import parquet
 
     names = [source.name for source in together.sources]
-    first_part = np.cumsum([0] + [len(source.parts()[1]) for source in together.sources])
-    measured = np.stack([together.measured[begin:end].any(0)
-                         for begin, end in zip(first_part[:-1], first_part[1:], strict=True)])
-    genes = pd.DataFrame({f"measured in {name}": row
-                          for name, row in zip(names, measured, strict=True)})
-    genes.insert(0, "gene", together.panel)
+    genes = pd.DataFrame({"gene": together.panel} | {
+        f"measured in part {number}": row for number, row in enumerate(together.measured)
+    })
     genes.to_parquet(output / "genes.parquet")
     writer = None
     for shard in made:  # piece by piece: a large corpus has more cells than fit

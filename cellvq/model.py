@@ -116,7 +116,7 @@ class Layer(nn.Module):
 
 
 NOISE = 0.05
-"""Variance of a gene around the components, over that of a component: how few genes mislead."""
+"""Variance of a gene around the components, over that of a component."""
 
 
 class CellVector(nn.Module):

@@ -53,7 +53,7 @@ class Shards:
         self.manifest = read_manifest(self.folder)
         with reading.one_line(self.folder):
             genes = pd.read_parquet(self.folder / "genes.parquet").set_index("gene")
-            measured = [f"measured in {source['name']}" for source in self.manifest["sources"]]
+            measured = [name for name in genes.columns if name.startswith("measured in part ")]
             self.var, self._measured = genes.drop(columns=measured), genes[measured].to_numpy().T
             groups = [zarr.open_group(self.folder / shard["folder"], mode="r")["X"]
                       for shard in self.manifest["shards"]]
@@ -120,9 +120,8 @@ class Shards:
         return csr_matrix((values, genes, ends), shape=(len(lengths), len(self.var)))
 
     def parts(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return each cell's file [cells] and which genes each file measured [files, genes]."""
-        names = [source["name"] for source in self.manifest["sources"]]
-        return pd.Categorical(self.column("source"), categories=names).codes, self._measured
+        """Return each cell's part [cells] and which genes each part measured [parts, genes]."""
+        return self.column("part").to_numpy(np.int16), self._measured
 
     @functools.cached_property
     def _lengths(self) -> np.ndarray:

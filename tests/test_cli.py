@@ -233,7 +233,7 @@ def test_a_corpus_is_built_and_trained_on_from_the_disk(folder, tmp_path, capsys
     assert "1,660 cells x 120 genes of 2 source(s)" in said and f"cellvq pretrain {output}" in said
     manifest = json.loads((output / "manifest.json").read_text())
     assert manifest["seed"] == 3 and manifest["filters"]["min_genes"] == 30
-    assert manifest["columns"][3:] == ["donor", "cell_type"]
+    assert manifest["columns"][4:] == ["donor", "cell_type"]
     assert "holds a corpus" in one_line(capsys, 2, *build)
     assert main([*build, "--overwrite"]) == 0
     assert main(["pretrain", str(output), "--stream", "--panel", str(panel), "--donor", "donor",
