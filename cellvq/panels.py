@@ -43,23 +43,25 @@ def choose(
         InputError: two sources have no gene name in common.
     """
     names, places = common_names(sources)
-    expressed, ranks, weights = np.zeros(len(names), bool), [], []
+    expressed, looked_at = np.zeros(len(names), bool), []
     share = LOOKED_AT / sum(int(chosen.sum()) for chosen in keep)
     for source, place, chosen in zip(sources, places, keep, strict=True):
-        counts, depth, part = _some_cells(source, chosen, share, seed)
-        expressed[place[np.diff(counts.tocsc().indptr) > 0]] = True
+        looked_at.append(_some_cells(source, chosen, share, seed))
+        expressed[place[np.diff(looked_at[-1][0].tocsc().indptr) > 0]] = True
+    chosen = np.flatnonzero(expressed)
+    if len(chosen) <= size:
+        return names[chosen].tolist()
+    ranks, weights = [], []
+    for source, place, (counts, depth, part) in zip(sources, places, looked_at, strict=True):
         for cells, measured in _parts(source, part):
             here = measured & (np.diff(counts[cells].tocsc().indptr) > 0)
             spread = _dispersion(counts[cells][:, here], depth[cells])
             rank = np.full(len(names), float(len(names)))
             rank[place[here][np.argsort(-spread, kind="stable")]] = np.arange(here.sum())
             ranks.append(rank)
-            weights.append(len(cells) / max(min(share, 1), 1e-9))
-    chosen = np.flatnonzero(expressed)
-    if len(chosen) > size:
-        mean = np.average(np.stack(ranks)[:, chosen], axis=0, weights=weights)
-        chosen = np.sort(chosen[np.argsort(mean, kind="stable")[:size]])
-    return names[chosen].tolist()
+            weights.append(len(cells))
+    mean = np.average(np.stack(ranks)[:, chosen], axis=0, weights=weights)
+    return names[np.sort(chosen[np.argsort(mean, kind="stable")[:size]])].tolist()
 
 
 def _parts(source: Source, part: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
