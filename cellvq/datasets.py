@@ -56,11 +56,6 @@ def is_name(text: str) -> bool:
     return str(text) in set(names()["name"])
 
 
-def data_dirs() -> list[Path]:
-    """List the folders in which data sets are looked for; see ``registry.folders``."""
-    return registry.folders()
-
-
 def fetch(name: str, *, unverified: bool = False, progress: bool = True) -> Path:
     """Bring a data set or gene table onto this machine: download, verify, convert, keep.
 

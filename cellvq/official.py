@@ -23,7 +23,6 @@ from cellvq.config import ModelConfig, preset
 from cellvq.model import CellVQ
 from cellvq.performer import count_features
 
-PANEL_FILE = "panel_19264.tsv"
 PANEL_URL = (
     "https://raw.githubusercontent.com/biomap-research/scFoundation/"
     "d09626a5c1bc30b9c6227378677b61e0b987fe8b/OS_scRNA_gene_index.19264.tsv"
@@ -171,8 +170,8 @@ def import_official(
         checkpoint: the released file.
         mode: ``m1``, the masked pretraining, or ``m2``, the fine-tuned weights.
         output: folder for the model; a model in it is replaced once all is well.
-        panel: the file with the release's gene order, by default ``knowledge/panel_19264.tsv`` in
-            $CELLVQ_DATA or the cache; or the genes themselves, for weights on another panel.
+        panel: the file with the release's gene order, by default the registry's ``panel_19264``; or
+            the genes themselves, for weights on another panel.
         config: the network's numbers; by default those of the preset ``official``.
         properties: number of labels of each property head.
 
@@ -290,15 +289,12 @@ def read_panel(path: str | Path | None = None) -> list[str]:
         InputError: the file is not there, or not the registered one.
     """
     if path is None:
-        from cellvq.datasets import data_dirs
+        from cellvq import registry
 
-        places = [folder / "knowledge" / PANEL_FILE for folder in data_dirs()]
-        path = next((place for place in places if place.is_file()), None)
+        path = registry.find("panel_19264")
         if path is None:
-            raise InputError(
-                f"the released gene order is not on this machine; download {PANEL_URL} as "
-                f"{places[0]}, or name the file with --panel"
-            )
+            raise InputError("the released gene order is not on this machine; run `cellvq fetch "
+                             "panel_19264`, or name the file with --panel")
     try:
         content = Path(path).expanduser().read_bytes()
     except OSError as error:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import scipy.sparse
 
-from cellvq import InputError, datasets, simulate
+from cellvq import InputError, datasets, registry, simulate
 
 DATA = Path(os.environ.get("CELLVQ_DATA", "no-such-folder"))
 real = pytest.mark.skipif(
@@ -127,7 +127,7 @@ def test_values_that_are_no_counts_are_refused_by_name(tmp_path):
 def test_the_folder_of_the_user_comes_before_the_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("CELLVQ_DATA", str(tmp_path))
     monkeypatch.delenv("CELLVQ_CACHE", raising=False)
-    first, cache = datasets.data_dirs()
+    first, cache = registry.folders()
     assert first == tmp_path and cache.name == "cellvq"
 
 

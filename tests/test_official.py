@@ -224,7 +224,7 @@ def test_a_panel_that_does_not_fit_is_refused(state, untouched, tmp_path, monkey
         bring_in(path, untouched, panel=wrong)
     for variable in ("CELLVQ_DATA", "CELLVQ_CACHE"):
         monkeypatch.setenv(variable, str(tmp_path))
-    with pytest.raises(InputError, match="not on this machine; download http"):
+    with pytest.raises(InputError, match="not on this machine; run `cellvq fetch panel_19264`"):
         bring_in(path, untouched, panel=None)
 
 
