@@ -37,7 +37,7 @@ class Published:
 
     @property
     def file(self) -> str:
-        """Name of the file: behind the ``#`` of its address, or else its last part."""
+        """Name of the file, which stands behind the ``#`` of its address or is its last part."""
         address, _, name = self.url.partition("#")
         return name or address.rstrip("/").rsplit("/", 1)[-1].split("?")[0]
 
