@@ -167,7 +167,7 @@ def _read_folder(folder: Path) -> anndata.AnnData:
     if len(matrices) != 1:
         raise InputError(
             f"{folder}: this is a folder with {len(matrices) or 'no'} matrix.mtx of 10x; name the "
-            "folder of one of them, or the .h5ad file itself"
+            "folder of one of them, or the .h5ad file itself (a corpus is for cellvq pretrain)"
         )
     prefix = matrices[0].name.partition("matrix.mtx")[0]
     with one_line(matrices[0]):

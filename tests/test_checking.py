@@ -194,3 +194,9 @@ def test_real_log_values_are_refused(name):
     report = check(DATA / f"{name}.h5ad")
     assert not report.ok and "X holds values such as" in report.findings[0].message
     assert "log-transformed" in str(report) and report.label_columns
+
+
+def test_the_estimate_streams_where_pretraining_does():
+    from cellvq import corpus
+
+    assert machine.STREAMED_FROM == corpus.IN_MEMORY
