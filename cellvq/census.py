@@ -323,6 +323,8 @@ def _one_line_errors(place: str) -> Iterator[None]:
         yield
     except failures as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:150]
+        if "HTTPSConnectionPool" in reason or "resolve host" in reason:
+            reason = "there is no connection to the server"
         remote = VERSION.fullmatch(place) or "://" in place
         remedy = "check the network and the filter" if remote else "check the filter and the folder"
         raise InputError(f"{place}: cannot be read ({reason}); {remedy}") from error
