@@ -130,6 +130,8 @@ class Corpus:
         digest.update(json.dumps(self.labels).encode())
         arrays = [self.counts.data, self.counts.indices, self.counts.indptr, self.depth, self.batch,
                   self.validation, self.properties]
+        if self.measured is not None:
+            arrays += [self.part, self.measured]
         if self.stream is not None:
             arrays += [source.expressed() for source in self.stream.cells.sources]
             arrays += [self.stream.keep, *self.streamed]

@@ -27,6 +27,7 @@ import pandas as pd
 import torch
 
 from cellvq import build, config, corpus, loader, objective, optimize, train
+from cellvq.composition import step_entropy
 from cellvq.cost import device_name, peak_memory
 from cellvq.joined import Joined
 from cellvq.model import CellVQ
@@ -201,11 +202,6 @@ def measure(batches: Batches, cells: int) -> dict:
         ``cells_per_second``, ``entropy`` and ``peak_gb``.
     """
     labels, rng = np.arange(cells) * LABELS // cells, np.random.default_rng(0)
-
-    def entropy(numbers: np.ndarray) -> float:
-        shares = np.bincount(labels[numbers]) / len(numbers)
-        return -float((shares[shares > 0] * np.log(shares[shares > 0])).sum())
-
     numbers, start, seen = [], 0.0, 0
     for place, (counts, which) in enumerate(batches):
         if place == 1:
@@ -219,9 +215,10 @@ def measure(batches: Batches, cells: int) -> dict:
             if enough or time.perf_counter() - start > (2 if seen < 5000 else 6) * SECONDS:
                 break
     seconds = time.perf_counter() - start
-    ours = np.mean([entropy(which) for which in numbers[:2000]])
-    random = np.mean([entropy(rng.choice(cells, BATCH, replace=False)) for _ in range(2000)])
-    return {"cells_per_second": seen / seconds, "entropy": float(ours / random),
+    shown = [which for which in numbers if len(which) == BATCH][:2000]
+    random = [rng.choice(cells, BATCH, replace=False) for _ in range(2000)]
+    mixed, best = (step_entropy(labels[np.stack(some)]).mean() for some in (shown, random))
+    return {"cells_per_second": seen / seconds, "entropy": float(mixed / best),
             "peak_gb": peak_memory(torch.device("cpu")) / 1e9}
 
 
