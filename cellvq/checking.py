@@ -228,12 +228,17 @@ def _look_at_panel(table: Table, panel, approved, orthologs) -> tuple[dict, list
         named["panel_matched_by_table"] = best.loc[best["gene"] != "", "gene"].nunique()
     more = named.get("panel_matched_by_table", 0) - matched
     message = f"{matched:,} of the model's {len(panel):,} genes are here"
-    remedy = f"{more:,} more are found with --gene-table hgnc." if more > 0 else ""
+    flag = "--gene-table hgnc" if orthologs is None else "--orthologs mouse_orthologs"
+    remedy = f"{more:,} more are found with {flag}." if more > 0 else ""
+    species = [genes.describe_names(names)[1] for names in (table.var.index, panel)]
+    if species == ["mouse", "human"] and orthologs is None:
+        remedy = ("The cells are of mouse and the model is human: cellvq fetch mouse_orthologs, "
+                  "then --orthologs mouse_orthologs.")
     if not matched and more <= 0:
         return named, [Finding(
             "error", "model's genes", f"no gene of the cells is known to the model: the cells have "
             f"{counts.some(list(table.var.index))}, the model has {counts.some(list(panel))}",
-            "Use the same species and the same kind of gene names.",
+            remedy or "Use the same species and the same kind of gene names.",
         )]
     if matched < len(panel) / 2:
         return named, [Finding(

@@ -200,3 +200,17 @@ def test_the_estimate_streams_where_pretraining_does():
     from cellvq import corpus
 
     assert machine.STREAMED_FROM == corpus.IN_MEMORY
+
+
+def test_mouse_cells_meet_a_human_model_by_their_orthologs():
+    cells = simulate.simulate_cells(cells=60)
+    panel = list(cells.var_names)
+    table = pd.DataFrame({"human_symbol": panel, "mouse_symbol": [g.title() for g in panel],
+                          "human_ensembl_id": "", "mouse_ensembl_id": ""})
+    cells.var_names = table["mouse_symbol"]
+    said = str(check(cells, panel=panel))
+    assert "of mouse and the model is human: cellvq fetch mouse_orthologs" in " ".join(said.split())
+    report = check(cells, panel=panel, orthologs=table)
+    assert report.panel_matched_by_table == len(panel)
+    said = " ".join(str(report).split())
+    assert "with --orthologs mouse_orthologs" in said and "--gene-table" not in said
