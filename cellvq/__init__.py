@@ -22,13 +22,16 @@ _FUNCTIONS = {
     "pretrain": "pretraining",
 }
 _MODULES = (
-    "adapters", "attention", "bench", "build", "census", "checking", "codebook", "codes",
-    "composition", "config", "corpus", "corpuscost", "cost", "counts", "databench", "datasets",
-    "decoder", "distributed", "download", "encoding", "evaluate", "files", "finetuning",
-    "genes", "genetables", "graph", "joined", "loader", "machine", "model", "nested",
-    "objective", "official", "optimize", "originals", "panels", "performer", "plot",
-    "pretraining", "quantize", "reading", "registry", "report", "rfiles", "runs", "scan",
-    "shards", "simulate", "sources", "stream", "tasks", "train", "truth", "weights",
+    "adapters", "atlas", "attention", "attribution", "bench", "biology", "build", "cards",
+    "census", "checking", "codebook", "codes", "codeview", "composition", "config", "corpus",
+    "corpuscost", "cost", "counts", "databench", "datasets", "decoded", "decoder", "dictionary",
+    "dictionaryfiles", "distributed", "download", "encoding", "evaluate", "faithfulness", "files",
+    "finetuning", "genes", "genesets", "genetables", "graph", "health", "joined", "knowledge",
+    "loader", "machine", "mapping", "margins", "model", "naming", "nested", "novelty", "objective",
+    "official", "optimize", "originals", "panels", "performer", "plot", "pretraining",
+    "pseudobulk", "quantize", "reading", "reconstruction", "reference", "registry", "replicates",
+    "report", "rfiles", "runs", "scan", "shards", "simulate", "sources", "stability", "stream",
+    "tablefiles", "tasks", "train", "truth", "weights",
 )
 __all__ = ["InputError", *_FUNCTIONS, *_MODULES]
 

@@ -201,8 +201,7 @@ def _encode(options: argparse.Namespace) -> int:
         raise InputError(f"{output}: the output is the input itself; choose another name")
     if output.exists() and not options.overwrite:
         raise InputError(f"{output}: the file exists; choose another name, or add --overwrite")
-    model = cellvq.load(options.model)
-    encoded = cellvq.encode(_cells(options.file), model, target_depth=options.target_depth,
+    encoded = cellvq.encode(_cells(options.file), options.model, target_depth=options.target_depth,
                             precision=options.precision, **_names(options))
     if not _is_first():
         return 0
@@ -222,6 +221,54 @@ def _encode(options: argparse.Namespace) -> int:
     return 0
 
 
+def _codes(options: argparse.Namespace) -> int:
+    """Write the dictionary of the codes of an encoded file."""
+    from cellvq import dictionary, dictionaryfiles, reading, stability
+
+    dictionaryfiles.check_free(Path(options.output), options.overwrite)
+    cells = reading.read(Path(options.file))
+    runs, how = [reading.read(Path(file)) for file in options.runs], "in other runs"
+    if not runs:
+        how = ("by grouping halves of the same cell vectors anew; for what another training run "
+               "would change, name files encoded by other models with --runs")
+    others = stability.code_runs(runs) if runs else stability.resampled(cells, seed=options.seed)
+    found = dictionary.build(
+        cells, label=options.label, donor=options.donor, batch=options.batch,
+        model=_encoder(cells, options.model), knowledge=_known(options), seed=options.seed,
+        stability=stability.code_stability(cells, others, seed=options.seed),
+    )
+    found.notes.append(f"stability was measured {how}")
+    dictionary.write(found, options.output, overwrite=options.overwrite)
+    print(f"{dictionary.in_words(found)}.\n"
+          f"Read {options.output}/index.html; README.md beside it explains the tables.")
+    return 0
+
+
+def _encoder(cells, named: str | None) -> str | None:
+    """Find the folder of the model that encoded cells, if it is named or still where it was."""
+    if named is not None:
+        return named
+    folder = cells.uns.get("cellvq", {}).get("model", "")
+    return folder if folder and (Path(folder) / "config.json").is_file() else None
+
+
+def _known(options: argparse.Namespace):
+    """Gather what is known on this machine, and read what the user names."""
+    import dataclasses
+
+    import pandas as pd
+
+    from cellvq import knowledge
+
+    known, named = knowledge.available(options.tissue), {}
+    if options.gene_sets:
+        tables = [knowledge.gene_sets(source) for source in options.gene_sets]
+        named["gene_sets"] = pd.concat(tables, ignore_index=True)
+    if options.markers:
+        named["markers"] = knowledge.markers(options.markers, options.tissue)
+    return dataclasses.replace(known, **named)
+
+
 def _book(options: argparse.Namespace) -> int:
     """Run the notebooks and build the pages."""
     from cellvq.book import build_book
@@ -231,8 +278,8 @@ def _book(options: argparse.Namespace) -> int:
 
 VERBS = {
     "check": _check, "pretrain": _pretrain, "finetune": _finetune,
-    "import-official": _import_official, "encode": _encode, "fetch": _fetch, "corpus": _corpus,
-    "bench": _bench, "book": _book,
+    "import-official": _import_official, "encode": _encode, "codes": _codes, "fetch": _fetch,
+    "corpus": _corpus, "bench": _bench, "book": _book,
 }
 
 if __name__ == "__main__":

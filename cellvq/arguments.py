@@ -50,9 +50,9 @@ def parser() -> argparse.ArgumentParser:
                       help="read the cells from the disk while training, as for large corpora")
     verb.add_argument("--property", metavar="COLUMN", action="append", dest="properties",
                       help="column of obs to predict as well, such as tissue; may be repeated")
-    verb.add_argument("--quantizer", help="ema, nested, residual, fsq or soft")
+    verb.add_argument("--quantizer", help="nested, ema (flat), residual, fsq or soft")
     verb.add_argument("--codes", type=_sizes, metavar="N[,N...]",
-                      help="size of the codebook; for nested codes that of each level: 8,64,512")
+                      help="size of the codebook, or of each level: 8,64,512")
     _add_training(verb)
     verb.add_argument("--minutes", type=_number(float), metavar="M", help="train this long")
     verb.add_argument("--compile", action="store_true", help="compile the model with torch first")
@@ -90,6 +90,28 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--precision", default="float32",
                       help="float32, or bfloat16 for speed on wide models (default: float32)")
     _add_names(verb)
+
+    verb = _add(verbs, "codes", "write the dictionary of codes: markers, names, stability",
+                "cellvq codes encoded.h5ad --label cell_type --output dictionary",
+                "; no dictionary was written")
+    verb.add_argument("file", metavar="ENCODED.h5ad", help="cells with raw counts and codes")
+    verb.add_argument("--output", metavar="DIR", required=True, help="folder for the dictionary")
+    verb.add_argument("--model", metavar="DIR",
+                      help="the model that encoded them (default: where it was when they were)")
+    verb.add_argument("--label", metavar="COLUMN",
+                      help="column of obs to show beside the names; it never decides them")
+    verb.add_argument("--donor", metavar="COLUMN", help="column of obs with the donor")
+    verb.add_argument("--batch", metavar="COLUMN", help="column of obs with the batch")
+    verb.add_argument("--runs", metavar="ENCODED.h5ad", nargs="+", default=[],
+                      help="the same cells encoded by other models, to measure stability")
+    verb.add_argument("--gene-sets", metavar="NAME|FILE.gmt", action="append",
+                      help="hallmark, reactome, go or a file; may be repeated")
+    verb.add_argument("--markers", metavar="NAME|FILE.csv",
+                      help="markers to name codes by: blood, sctype, accordion or a file")
+    verb.add_argument("--tissue", default="blood",
+                      help="tissue whose cell types may be named (default: blood)")
+    verb.add_argument("--seed", type=int, default=0, help="every draw follows from it (default: 0)")
+    verb.add_argument("--overwrite", action="store_true", help="replace a dictionary in the folder")
 
     verb = _add(verbs, "fetch", "download, verify and keep a data set or a gene table",
                 "cellvq fetch pbmc3k", "; run it again and it goes on where it stopped")

@@ -18,7 +18,7 @@ from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 
 from cellvq import InputError, evaluate
-from cellvq.markers import CODE, MARKER_COLUMNS, marker_table, top_markers, with_code
+from cellvq.markers import CODE, MARKER_COLUMNS, cut, marker_table, top_markers, with_code
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -144,20 +144,6 @@ def code_table(
         table["annotation"] = table["annotation"].fillna("")
     table = table.rename_axis("code").reset_index()
     return table.sort_values(["cells", "code"], ascending=[False, True], ignore_index=True)
-
-
-def cut(codes: pd.Series, parts: int) -> pd.Series:
-    """Cut nested codes: the address of the coarser state that each belongs to.
-
-    Args:
-        codes: addresses such as ``C3.05.12``, [cells]; a missing one stays missing.
-        parts: how many parts of the address stay.
-
-    Example:
-        >>> cut(pd.Series(["C3.05.12", "C4.00.01", None]), 2).tolist()
-        ['C3.05', 'C4.00', None]
-    """
-    return codes.astype(object).str.split(".").str[:parts].str.join(".")
 
 
 def tree_table(cells: AnnData, label: str) -> pd.DataFrame:

@@ -175,7 +175,7 @@ class TrainingConfig:
     code_likelihood: float = 1.0
     """Weight of the prediction from the code alone against that from the cell vector."""
     property_weight: float = 0.3
-    """Weight of the property heads (such as the cell type) where properties are named."""
+    """Weight of the property heads, where properties are named."""
     max_tokens: int = 64
     """Expressed genes of a cell that a training step shows to the transformer, drawn at random."""
     precision: str = "auto"
@@ -216,9 +216,10 @@ def _transformer(width: int, layers: int, **others) -> ModelConfig:
     return ModelConfig(width, layers, heads=width // 64, feedforward=4 * width, **others)
 
 
+SMALL_TREE = QuantizerConfig(kind="nested", codes=32, prefixes=(8,))
 LARGE_TREE = QuantizerConfig(kind="nested", codes=4096, prefixes=(16, 256))
 PRESETS: dict[str, Preset] = {
-    "tiny": Preset(ModelConfig(), TrainingConfig(), "minutes on two CPU cores"),
+    "tiny": Preset(ModelConfig(quantizer=SMALL_TREE), TrainingConfig(), "minutes on two CPU cores"),
     "small": Preset(
         _transformer(256, 6, value_bins=32, cell_width=32, decoder_width=128, panel_size=4000,
                      quantizer=QuantizerConfig(kind="nested", codes=512, prefixes=(8, 64))),
@@ -258,7 +259,7 @@ def preset(name: str) -> Preset:
         name: one of ``PRESETS``.
 
     Raises:
-        InputError: no preset has this name; the message lists those there are.
+        InputError: no preset has this name.
 
     Example:
         >>> preset("tiny").model.layers
@@ -314,11 +315,10 @@ def from_dict(kind: type, values: dict):
         values: its fields, nested configurations as dictionaries.
 
     Raises:
-        InputError: a field is unknown or missing, as in a file of another version.
+        InputError: a field is unknown or missing.
 
     Example:
-        >>> config = ModelConfig(width=32)
-        >>> from_dict(ModelConfig, dataclasses.asdict(config)) == config
+        >>> from_dict(ModelConfig, dataclasses.asdict(ModelConfig())) == ModelConfig()
         True
     """
     fields = {f.name for f in dataclasses.fields(kind)}

@@ -289,7 +289,7 @@ def _convert(known: registry.Entry, files: list[Path], path: Path) -> None:
             for column in known.facts.keys() - set(cells.obs):
                 cells.obs[column] = known.facts[column]
             canonical(cells, known.name).write_h5ad(made, compression="gzip")
-        elif known.reader == "tsv":
+        elif known.reader in ("tsv", "gmt"):
             shutil.copyfile(files[0], made)
         else:
             table = genetables.read(known.name, files[0])

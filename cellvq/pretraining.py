@@ -63,8 +63,11 @@ def pretrain(
         steps: optimizer steps; by default those of the preset.
         minutes: train for this long instead; such a run is not reproducible to the bit.
         panel: names of the genes to learn; by default the highly variable ones.
-        codes: size of the codebook; several ascending sizes, such as ``(8, 64)``, for a nested one.
-        quantizer: ``ema``, ``nested``, ``residual``, ``fsq`` or ``soft``; by default the preset's.
+        codes: size of the codebook, or several ascending sizes, such as ``(8, 64, 512)``, for each
+            level of nested codes; of a single size the parents are a quarter. By default those of
+            the preset.
+        quantizer: ``nested``, ``ema`` for flat codes, ``residual``, ``fsq`` or ``soft``; by default
+            nested where there are several sizes, or else the preset's.
         changes: other numbers to change, such as ``{"training.hidden_share": 0.4}``.
         stream: read the cells from the disk while training; by default only where there are too
             many for memory. It changes the order in which cells are seen.
@@ -103,12 +106,8 @@ def pretrain(
     chosen = dict(changes or {}) | {"training.seed": seed}
     if steps is not None:
         chosen["training.steps"] = steps
-    if quantizer is not None:
-        chosen["quantizer.kind"] = quantizer
-    if codes is not None:
-        *prefixes, full = (codes,) if isinstance(codes, int) else codes
-        chosen |= {"quantizer.codes": full, "quantizer.prefixes": tuple(prefixes)}
     known = config.preset(preset)
+    chosen |= _codebook(codes, quantizer, known.model.quantizer.kind)
     if init is None:
         size, training = config.change(known.model, known.training, chosen)
         data = gather(cells, panel or size.panel_size, batch, donor, training, properties,
@@ -138,3 +137,18 @@ def pretrain(
             if training.warm_start and size.cell_vector == "components":
                 warm_start(model, data)
         return train(model.to(device), data, training, run, manner)
+
+
+def _codebook(codes: int | Sequence[int] | None, quantizer: str | None, usual: str) -> dict:
+    """Return the settings of the codebook that is asked for; ``usual`` is the preset's kind."""
+    if codes is None:
+        # Only trees have coarser levels; those of the preset would not fit another kind.
+        kept = {} if quantizer in (None, "nested", "residual") else {"quantizer.prefixes": ()}
+        return kept | ({} if quantizer is None else {"quantizer.kind": quantizer})
+    *prefixes, full = (codes,) if isinstance(codes, int) else codes
+    kind = quantizer or ("nested" if prefixes else usual)
+    if kind == "nested" and not prefixes:
+        prefixes = [full // 4]
+        if quantizer is None and full < 8:
+            kind, prefixes = "ema", []  # too few for a tree
+    return {"quantizer.kind": kind, "quantizer.codes": full, "quantizer.prefixes": tuple(prefixes)}

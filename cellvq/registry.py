@@ -64,6 +64,8 @@ class Entry:
         """Path of the converted file below a folder for data."""
         if self.kind == "cells":
             return f"h5ad/{self.name}.h5ad"
+        if self.reader == "gmt":
+            return f"knowledge/{self.files[0].file}"
         return f"knowledge/{self.name}.tsv" + ("" if self.reader == "tsv" else ".gz")
 
     @property
@@ -197,8 +199,10 @@ def table(name: str) -> pd.DataFrame:
 
     Args:
         name: ``hgnc`` (symbol, alias_symbol, prev_symbol, ensembl_gene_id; several names are
-            parted by ``|``), ``panel_19264`` (gene_name, index) or ``mouse_orthologs``
-            (human_symbol, human_ensembl_id, mouse_symbol, mouse_ensembl_id; one to one).
+            parted by ``|``), ``panel_19264`` (gene_name, index), ``mouse_orthologs``
+            (human_symbol, human_ensembl_id, mouse_symbol, mouse_ensembl_id; one to one) or
+            ``cell_ontology`` (id, name, parents; several are parted by ``|``). Gene sets are read
+            by ``cellvq.knowledge.gene_sets``.
 
     Returns:
         All columns as text, nothing missing; ``attrs["sha256"]`` is the checksum of the file.
@@ -206,7 +210,7 @@ def table(name: str) -> pd.DataFrame:
     Raises:
         InputError: There is no such table, it is not on this machine, or it is damaged.
     """
-    known = _rows().query("kind == 'genes'")["name"]
+    known = _rows().query("kind == 'genes' and reader != 'gmt'")["name"]
     if name not in set(known):
         raise InputError(f"{name} is not a gene table; there are {', '.join(known)}")
     path = verified(name)

@@ -12,30 +12,35 @@ PACKAGE = Path(__file__).parents[1] / "cellvq"
 # From the ground up; a module may import only from the rows below its own. `cellvq` itself
 # (InputError, the version) lies below everything.
 FLOORS = (
-    ("arguments", "attention", "config", "corpuscost", "counts", "distributed", "evidence",
-     "genetables", "loader", "notebooks", "performer", "reading", "registry", "report", "rfiles",
-     "simulate", "style"),
-    ("census", "codebook", "decoder", "download", "evaluate", "files", "genes", "graphview",
-     "machine", "originals", "scaleview", "scores", "scoreview", "truth"),
-    ("corpusview", "datasets", "markers", "nested", "plot", "shards", "signals", "sources",
-     "tasks"),
-    ("codes", "graph", "joined", "profiles", "quantize", "scan"),
-    ("book", "checking", "model", "panels", "stream"),
+    ("arguments", "attention", "cardpage", "config", "corpuscost", "counts", "distributed",
+     "evidence", "genetables", "loader", "notebooks", "performer", "reading", "registry", "report",
+     "rfiles", "simulate", "style"),
+    ("cards", "census", "codebook", "decoder", "download", "evaluate", "evidenceview", "files",
+     "genes", "graphview", "machine", "originals", "scaleview", "scores", "scoreview",
+     "tablefiles", "truth"),
+    ("atlas", "codeview", "corpusview", "datasets", "knowledge", "markers", "nested", "novelty",
+     "plot", "shards", "signals", "sources", "tasks"),
+    ("biology", "codes", "genesets", "graph", "joined", "profiles", "pseudobulk", "quantize",
+     "scan"),
+    ("book", "checking", "model", "naming", "panels", "stability", "stream"),
     ("adapters", "build", "corpus", "optimize", "weights"),
     ("composition", "encoding", "objective", "official"),
-    ("cost", "history"),
-    ("bench", "runs"),
-    ("train",),
-    ("databench", "finetuning", "pretraining"),
+    ("cost", "decoded", "dictionaryfiles", "history", "margins", "reconstruction", "reference"),
+    ("attribution", "bench", "dictionary", "mapping", "runs"),
+    ("faithfulness", "train"),
+    ("databench", "finetuning", "health", "pretraining"),
+    ("replicates",),
     ("__main__",),
 )
 FLOOR = {module: number for number, row in enumerate(FLOORS) for module in row}
 WITHOUT_TORCH = {
-    "book", "census", "checking", "codes", "composition", "corpuscost", "corpusview", "counts",
-    "datasets", "download", "evaluate", "evidence",
-    "genes", "genetables", "graph", "graphview", "machine", "markers", "notebooks", "originals",
-    "plot", "profiles", "reading", "registry", "report", "rfiles", "scaleview", "scan", "scores",
-    "scoreview", "signals", "simulate", "style", "tasks", "truth",
+    "atlas", "biology", "book", "cardpage", "cards", "census", "checking", "codes", "codeview",
+    "composition", "corpuscost", "corpusview", "counts", "datasets", "dictionary",
+    "dictionaryfiles", "download", "evaluate", "evidence", "evidenceview", "genes", "genesets",
+    "genetables", "graph", "graphview", "knowledge", "machine", "markers", "naming", "notebooks",
+    "novelty", "originals", "plot", "profiles", "pseudobulk", "reading", "registry", "report",
+    "rfiles", "scaleview", "scan", "scores", "scoreview", "signals", "simulate", "stability",
+    "style", "tablefiles", "tasks", "truth",
 }
 # What a bare machine with a GPU has: these rooms import nothing else when they are imported.
 BARE = {

@@ -46,7 +46,7 @@ def digest(path):
 
 
 def test_every_verb_has_help_with_an_example(capsys):
-    for verb in ("check", "pretrain", "finetune", "import-official", "encode", "fetch", "corpus",
+    for verb in ("check", "pretrain", "finetune", "import-official", "encode", "codes", "fetch", "corpus",
                  "bench", "book"):
         with pytest.raises(SystemExit) as end:
             main([verb, "--help"])
@@ -98,10 +98,57 @@ def test_encode_adds_to_the_file_and_keeps_what_was_there(folder, capsys):
     assert digest(source) == before and (encoded.X == cells.X).all()
     assert (encoded.obs[list(cells.obs)] == cells.obs).all(axis=None)
     assert encoded.obsm["X_cellvq"].shape == encoded.obsm["X_cellvq_code"].shape
-    assert encoded.obs["cellvq_code"].str.fullmatch(r"C\d\d").all()
+    assert encoded.obs["cellvq_code"].str.fullmatch(r"C\d\.\d+").all()
     assert encoded.obs["cellvq_confidence"].between(0, 1).all()
     assert simulate.truth(encoded)["markers"].equals(simulate.truth(cells)["markers"])
     assert [path.name for path in output.parent.iterdir()] == ["encoded.h5ad"]
+
+
+def test_codes_writes_a_dictionary_with_the_model_that_encoded(folder, tmp_path, capsys):
+    encoded, output = tmp_path / "encoded.h5ad", tmp_path / "dictionary"
+    assert main(["encode", str(folder / "cells.h5ad"), "--model", str(folder / "model"),
+                 "--output", str(encoded)]) == 0
+    planted = simulate.truth(anndata.read_h5ad(encoded))["markers"]
+    planted.to_csv(tmp_path / "mine.csv", index=False)
+    sets = "".join(f"{kind}\tplanted\t" + "\t".join(part["gene"]) + "\n"
+                   for kind, part in planted.groupby("cell_type"))
+    (tmp_path / "mine.gmt").write_text(sets)
+    before, codes = digest(encoded), ["codes", str(encoded), "--output", str(output)]
+    assert main([*codes, "--label", "cell_type", "--donor", "donor", "--batch", "batch",
+                 "--runs", str(encoded), "--markers", str(tmp_path / "mine.csv"),
+                 "--gene-sets", str(tmp_path / "mine.gmt")]) == 0
+    said = capsys.readouterr().out
+    assert "index.html" in said and "stable" in said and digest(encoded) == before
+    table = pd.read_parquet(output / "codes.parquet")
+    assert set(table["level"]) == {0, 1} and (table["stability"] == 1).all()  # the same run twice
+    named = table[table["is_code"] & ~table["name"].isin(["", "unknown"])]
+    assert len(named) and (named["name"] == named["label"]).mean() > 0.8
+    decoded = pd.read_parquet(output / "decoded.parquet")  # the model was where it had been
+    assert decoded.shape[0] == len(table) and np.isfinite(decoded.to_numpy()).all()
+    assert "stability was measured in other runs" in (output / "README.md").read_text()
+    assert "holds a dictionary" in one_line(capsys, 2, *codes)
+    assert main([*codes, "--overwrite"]) == 0
+    assert "with --runs" in (output / "README.md").read_text()
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--label", "celltype"], "no column 'celltype'"),
+    (["--gene-sets", "nowhere.gmt"], "nowhere.gmt"),
+    (["--markers", "nowhere.csv"], "nowhere.csv"),
+    (["--model", "nowhere"], "no model here"),
+])
+def test_codes_of_wrong_input_are_one_clear_line(folder, tmp_path, capsys, flags, message):
+    encoded = tmp_path / "encoded.h5ad"
+    main(["encode", str(folder / "cells.h5ad"), "--model", str(folder / "model"),
+          "--output", str(encoded)])
+    capsys.readouterr()
+    line = one_line(capsys, 2, "codes", str(encoded), "--output", str(tmp_path / "d"), *flags)
+    assert message in line and not (tmp_path / "d").exists()
+
+
+def test_codes_of_cells_that_are_not_encoded(folder, tmp_path, capsys):
+    line = one_line(capsys, 2, "codes", folder / "cells.h5ad", "--output", tmp_path / "d")
+    assert "encode the cells first" in line
 
 
 def test_flags_of_encode_reach_the_model(folder, tmp_path):

@@ -47,24 +47,91 @@ def test_markers_are_scanpy_s(pbmc):
 
     ours = codes.marker_table(pbmc).set_index(["code", "gene"])
     theirs = pbmc.copy()
-    theirs.X = theirs.X.multiply(1e4 / theirs.obs["total_counts"].to_numpy()[:, None]).tocsr()
-    sc.pp.log1p(theirs)
-    sc.tl.rank_genes_groups(theirs, "cellvq_code", groups=["C00"], method="wilcoxon",
+    theirs.X = evaluate.log_normalise(theirs.X, theirs.obs["total_counts"].to_numpy())
+    names = ours.index.unique("code").to_list()
+    sc.tl.rank_genes_groups(theirs, "cellvq_code", groups=names, method="wilcoxon",
                             tie_correct=True, pts=True)
-    table = sc.get.rank_genes_groups_df(theirs, "C00").set_index("names")
-    ours = ours.loc["C00"].loc[table.index]
-    assert ours["p"].to_numpy() == pytest.approx(table["pvals"].to_numpy(), rel=0.02, abs=1e-300)
-    assert ours["score"].to_numpy() == pytest.approx(table["scores"].to_numpy(), abs=1e-3)
+    table = sc.get.rank_genes_groups_df(theirs, None).set_index(["group", "names"])
+    assert len(names) > 12 and len(ours) == len(table)
+    ours = ours.loc[table.index]
+    for mine, scanpy_s, exact in (
+        ("score", "scores", {"abs": 1e-3}), ("log2_fold_change", "logfoldchanges", {"abs": 1e-3}),
+        ("p", "pvals", {"rel": 1e-3, "abs": 1e-300}),
+        ("fraction_in", "pct_nz_group", {"abs": 1e-6}),
+        ("fraction_out", "pct_nz_reference", {"abs": 1e-6}),
+    ):
+        assert ours[mine].to_numpy() == pytest.approx(table[scanpy_s].to_numpy(), **exact), mine
     inside = pbmc.obs["cellvq_code"] == "C00"
     for gene in ("CD3D", "LYZ", "MS4A1"):
         expression = np.asarray(theirs[:, gene].X.todense()).ravel()
-        assert ours.loc[gene, "auroc"] == pytest.approx(
+        assert ours.loc[("C00", gene), "auroc"] == pytest.approx(
             metrics.roc_auc_score(inside, expression), abs=1e-4
         )
-    assert ours["log2_fold_change"].to_numpy() == pytest.approx(
-        table["logfoldchanges"].to_numpy(), abs=1e-3
+
+
+def test_parents_have_the_markers_they_would_have_alone(cells):
+    nested = cells.copy()
+    nested.obs["cellvq_code"] = np.char.add(
+        np.where(nested.obs["cellvq_code"].isin(["C00", "C01"]), "C0.", "C1."),
+        nested.obs["cellvq_code"].astype(str).to_numpy(dtype=str),
     )
-    assert ours["fraction_in"].to_numpy() == pytest.approx(table["pct_nz_group"].to_numpy())
+    table = codes.marker_table(nested, levels="all", null_draws=3)
+    nested.obs["cellvq_code"] = codes.cut(nested.obs["cellvq_code"], 1)
+    alone = codes.marker_table(nested)
+    parents = table[table["level"] == 0].drop(columns="null_score")
+    pd.testing.assert_frame_equal(parents.reset_index(drop=True), alone, rtol=1e-9)
+    assert sorted(table["level"].unique()) == [0, 1]
+    with pytest.raises(InputError, match="levels is 'some'"):
+        codes.marker_table(nested, levels="some")
+
+
+def test_blocks_of_genes_change_nothing(cells, markers, monkeypatch):
+    monkeypatch.setattr("cellvq.markers.BLOCK", 3000)
+    pd.testing.assert_frame_equal(codes.marker_table(cells), markers)
+
+
+def test_the_null_score_is_what_random_codes_reach():
+    cells = simulate.simulate_cells(cells=600, seed=2)
+    rng = np.random.default_rng(0)
+    reached = []
+    for _ in range(6):
+        cells.obs["cellvq_code"] = rng.permutation(["C0"] * 12 + ["C1"] * 40 + ["C2"] * 548)
+        table = codes.marker_table(cells, null_draws=40)
+        top = table.assign(score=table["score"].abs()).groupby("code")
+        reached += (top["score"].max() > top["null_score"].first()).to_list()
+    assert sum(reached) <= 4  # of 18; about one is expected
+    assert table["null_score"].gt(3).all()
+    cells.obs["cellvq_code"] = cells.obs["cell_type"]
+    assert len(codes.top_markers(codes.marker_table(cells, null_draws=20), 3)) > 6
+
+
+def test_a_null_within_donors_knows_what_donors_do():
+    cells = simulate.simulate_cells(cells=600, seed=2)
+    cells.obs["cellvq_code"] = cells.obs["donor"].astype(str).map(
+        lambda donor: "C0" if donor == cells.obs["donor"].iloc[0] else "C1")
+    freely = codes.marker_table(cells, null_draws=10)
+    within = codes.marker_table(cells, null_draws=10, donor="donor")
+    # Codes that are donors: shuffled within donors they stay as they are.
+    assert within["null_score"].iloc[0] == pytest.approx(within["score"].abs().max())
+    assert freely["null_score"].iloc[0] < within["null_score"].iloc[0]
+    partly = cells.copy()
+    partly.obs["donor"] = partly.obs["donor"].astype(str).where(np.arange(600) > 5, "")
+    assert codes.marker_table(partly, null_draws=10, donor="donor").equals(freely)
+
+
+def test_constant_genes_mark_nothing(cells):
+    from anndata import AnnData
+
+    counts = np.ones((40, 3), dtype="float32")
+    counts[:20, 1] = 5
+    some = AnnData(counts, pd.DataFrame({"cellvq_code": ["C0"] * 20 + ["C1"] * 20},
+                                        index=[f"cell {i}" for i in range(40)]))
+    some.obs["total_counts"] = 50 + np.arange(40) * 0
+    some.layers["counts"] = some.X.copy()
+    some.layers["counts"][:, 2] = 0
+    table = codes.marker_table(some, null_draws=2).set_index(["code", "gene"])
+    assert np.isfinite(table).all().all() and "2" not in table.index.unique("gene")
+    assert table.loc[("C0", "1"), "fdr"] < 1e-6
 
 
 def test_planted_markers_lead_the_marker_table(cells, markers):

@@ -68,11 +68,12 @@ def test_one_version_and_one_paper(clone):
     assert cellvq.__version__ in (clone / "CHANGELOG.md").read_text()
 
 
-def test_the_registry_travels_with_the_package(clone):
+def test_the_small_tables_travel_with_the_package(clone):
     build = tomllib.loads((clone / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
     included = build["targets"]["wheel"]["force-include"]
-    assert included == {"data/registry.csv": "cellvq/registry.csv"}
-    assert (clone / "data" / "registry.csv").is_file()
+    names = "registry.csv", "markers_blood.csv"
+    assert included == {f"data/{name}": f"cellvq/{name}" for name in names}
+    assert all((clone / "data" / name).is_file() for name in names)
 
 
 def test_no_file_names_a_package_index(clone):

@@ -163,7 +163,7 @@ def test_the_registry_is_complete():
     table = registry.entries()
     assert table["name"].is_unique and set(table["kind"]) == {"cells", "genes"}
     assert set(table["reader"]) == {
-        "scanpy", "simulate", "rda", "h5ad", "parquet", "census", "tsv", "wheel",
+        "scanpy", "simulate", "rda", "h5ad", "parquet", "census", "tsv", "gmt", "wheel",
     }
     for name in table["name"]:
         known = registry.entry(name)

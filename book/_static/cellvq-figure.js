@@ -1,8 +1,9 @@
 /* Draws the interactive figures of the book, without any library and without the network.
 
    Python writes <div class="cellvq-figure"> holding a JSON description with positions already
-   computed (cellvq/plot.py); this script draws it as SVG. Colours of the page come from CSS, so a
-   change of theme needs no new drawing. Names from data only ever become text, never markup. */
+   computed (cellvq/graphview.py); this script draws graphs as SVG, and cellvq-atlas.js, which takes
+   its helpers from here, draws cells and trees. Colours of the page come from CSS, so a change of
+   theme needs no new drawing. Names from data only ever become text, never markup. */
 (() => {
   "use strict";
 
@@ -40,6 +41,95 @@
     return Object.entries(detail).map(([name, value]) => `${name}: ${value}`);
   }
 
+  /* The view after zooming by a factor about a point that stays where it is. */
+  function zoomed(view, factor, x, y, most = 12) {
+    const k = Math.min(most, Math.max(0.5, view.k * factor)), by = k / view.k;
+    return { k, x: x - (x - view.x) * by, y: y - (y - view.y) * by };
+  }
+
+  /* The nearest of some marks in the direction of an arrow key; undefined for other keys. */
+  const WAYS = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+  function ahead(key, here, marks) {
+    const way = WAYS[key];
+    if (!way) return undefined;
+    const found = marks.filter((mark) => mark !== here).map((mark) => {
+      const dx = mark.px - here.px, dy = mark.py - here.py;
+      const along = dx * way[0] + dy * way[1], aside = Math.abs(dx * way[1]) + Math.abs(dy * way[0]);
+      return { mark, along, cost: along + 2 * aside };
+    }).filter((each) => each.along > 0).sort((a, b) => a.cost - b.cost)[0];
+    return found ? found.mark : null;
+  }
+
+  /* Zoom and shift by wheel, mouse and finger; a press that did not move is a tap. */
+  function movable(surface, { zoom, shift, tap }) {
+    const at = (event) => {
+      const box = surface.getBoundingClientRect();
+      return [event.clientX - box.left, event.clientY - box.top];
+    };
+    const drag = new Map();
+    let moved = 0;
+    surface.addEventListener("wheel", (event) => {
+      if (document.activeElement !== surface && !event.ctrlKey) return;  // let the page scroll
+      event.preventDefault();
+      zoom(Math.exp(-event.deltaY * 0.0016), ...at(event));
+    }, { passive: false });
+    surface.addEventListener("pointerdown", (event) => {
+      drag.set(event.pointerId, at(event));
+      moved = 0;
+    });
+    surface.addEventListener("pointermove", (event) => {
+      const before = drag.get(event.pointerId);
+      if (!before) return;
+      const now = at(event);
+      moved += Math.hypot(now[0] - before[0], now[1] - before[1]);
+      if (moved > 4 && !surface.hasPointerCapture(event.pointerId)) {
+        surface.setPointerCapture(event.pointerId);
+      }
+      if (drag.size === 2) {
+        const other = [...drag].find(([id]) => id !== event.pointerId)[1];
+        const apart = (p) => Math.hypot(p[0] - other[0], p[1] - other[1]) || 1;
+        zoom(apart(now) / apart(before), other[0], other[1]);
+      } else shift(now[0] - before[0], now[1] - before[1]);
+      drag.set(event.pointerId, now);
+    });
+    const release = (event) => {
+      if (event.type === "pointerup" && drag.size === 1 && moved <= 4) tap(event, ...at(event));
+      drag.delete(event.pointerId);
+    };
+    surface.addEventListener("pointerup", release);
+    surface.addEventListener("pointercancel", release);
+    return { at, drag };
+  }
+
+  /* The title, the search field with what can be found, and a maker of buttons. */
+  function toolbar(figure, number, spec, names, what) {
+    const bar = add(figure, "div", { class: "cvf-bar" });
+    add(bar, "span", { class: "cvf-title" }, spec.title || "");
+    const find = add(bar, "input", { type: "search", class: "cvf-find", list: `cvf-names-${number}`,
+      placeholder: `Find ${what}`, "aria-label": `Find ${what} by its name` });
+    const options = add(figure, "datalist", { id: `cvf-names-${number}` });
+    for (const name of names) add(options, "option", { value: name });
+    const buttons = add(bar, "span", { class: "cvf-buttons" });
+    const button = (text, name, action) => {
+      const made = add(buttons, "button", { type: "button", "aria-label": name, title: name }, text);
+      made.addEventListener("click", action);
+      return made;
+    };
+    return { bar, find, button };
+  }
+
+  /* Empties a card; where there is something to tell, opens it with a head. */
+  function openCard(card, head, about, close) {
+    card.replaceChildren();
+    card.classList.toggle("cvf-open", head !== null);
+    if (head === null) return;
+    const top = add(card, "div", { class: "cvf-card-head" });
+    add(top, "strong", {}, head);
+    add(top, "span", {}, about);
+    const cross = add(top, "button", { type: "button", "aria-label": "Close" }, "\u00d7");
+    cross.addEventListener("click", close);
+  }
+
   function drawGraph(figure, spec, number) {
     const kinds = spec.kinds || {};
     const kindOf = (name, i) => ({ label: name, color: PALETTE[i % PALETTE.length], shape: "circle",
@@ -62,18 +152,7 @@
     let colouring = "kind", waiting = false;
 
     /* The parts around the drawing. */
-    const bar = add(figure, "div", { class: "cvf-bar" });
-    add(bar, "span", { class: "cvf-title" }, spec.title || "");
-    const find = add(bar, "input", { type: "search", class: "cvf-find", list: `cvf-names-${number}`,
-      placeholder: "Find a node", "aria-label": "Find a node by its name" });
-    const options = add(figure, "datalist", { id: `cvf-names-${number}` });
-    for (const node of nodes) add(options, "option", { value: node.label });
-    const buttons = add(bar, "span", { class: "cvf-buttons" });
-    const button = (text, name, action) => {
-      const made = add(buttons, "button", { type: "button", "aria-label": name, title: name }, text);
-      made.addEventListener("click", action);
-      return made;
-    };
+    const { find, button } = toolbar(figure, number, spec, nodes.map((node) => node.label), "a node");
     button("+", "Zoom in", () => zoom(1.4, size.w / 2, size.h / 2));
     button("\u2212", "Zoom out", () => zoom(1 / 1.4, size.w / 2, size.h / 2));
     button("Reset", "Show the whole graph", reset);
@@ -230,14 +309,8 @@
 
     /* The card: what is known of a node, and its neighbours with the evidence of each edge. */
     function describe(node) {
-      card.replaceChildren();
-      card.classList.toggle("cvf-open", Boolean(node));
+      openCard(card, node && node.label, node && look.get(node.kind).label, () => choose(null));
       if (!node) return;
-      const head = add(card, "div", { class: "cvf-card-head" });
-      add(head, "strong", {}, node.label);
-      add(head, "span", {}, look.get(node.kind).label);
-      const close = add(head, "button", { type: "button", "aria-label": "Close" }, "\u00d7");
-      close.addEventListener("click", () => choose(null));
       for (const line of lines(node.detail)) add(card, "p", {}, line);
       const links = node.links.filter(shownEdge);
       if (!links.length) return;
@@ -272,64 +345,27 @@
 
     /* Zoom and shift, by wheel, finger, key and button. */
     function zoom(factor, x, y) {
-      const k = Math.min(12, Math.max(0.5, view.k * factor)), by = k / view.k;
-      view = { k, x: x - (x - view.x) * by, y: y - (y - view.y) * by };
+      view = zoomed(view, factor, x, y);
       later();
     }
     function reset() {
       view = { k: 1, x: 0, y: 0 };
       choose(null);
     }
-    const at = (event) => {
-      const box = svg.getBoundingClientRect();
-      return [event.clientX - box.left, event.clientY - box.top];
-    };
-    const drag = new Map();
-    let moved = 0;
-    svg.addEventListener("wheel", (event) => {
-      if (document.activeElement !== svg && !event.ctrlKey) return;  // let the page scroll
-      event.preventDefault();
-      zoom(Math.exp(-event.deltaY * 0.0016), ...at(event));
-    }, { passive: false });
-    svg.addEventListener("pointerdown", (event) => {
-      drag.set(event.pointerId, at(event));
-      moved = 0;
-    });
-    svg.addEventListener("pointermove", (event) => {
-      const before = drag.get(event.pointerId);
-      if (!before) return;
-      const now = at(event);
-      moved += Math.hypot(now[0] - before[0], now[1] - before[1]);
-      if (moved > 4 && !svg.hasPointerCapture(event.pointerId)) svg.setPointerCapture(event.pointerId);
-      if (drag.size === 2) {
-        const other = [...drag].find(([id]) => id !== event.pointerId)[1];
-        const apart = (p) => Math.hypot(p[0] - other[0], p[1] - other[1]) || 1;
-        zoom(apart(now) / apart(before), other[0], other[1]);
-      } else {
-        view.x += now[0] - before[0];
-        view.y += now[1] - before[1];
+    const { drag } = movable(svg, {
+      zoom,
+      shift: (dx, dy) => {
+        view.x += dx;
+        view.y += dy;
         later();
-      }
-      drag.set(event.pointerId, now);
+      },
+      tap: (event) => choose(nodes.find((node) => node.mark === event.target) || null),
     });
-    const release = (event) => {
-      if (event.type === "pointerup" && drag.size === 1 && moved <= 4) {
-        choose(nodes.find((node) => node.mark === event.target) || null);
-      }
-      drag.delete(event.pointerId);
-    };
-    svg.addEventListener("pointerup", release);
-    svg.addEventListener("pointercancel", release);
     svg.addEventListener("keydown", (event) => {
-      const way = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
-      if (way) {
-        const here = chosen || { px: size.w / 2, py: size.h / 2 };
-        const ahead = nodes.filter((node) => shown(node) && node !== chosen).map((node) => {
-          const dx = node.px - here.px, dy = node.py - here.py;
-          const along = dx * way[0] + dy * way[1], aside = Math.abs(dx * way[1]) + Math.abs(dy * way[0]);
-          return { node, along, cost: along + 2 * aside };
-        }).filter((each) => each.along > 0).sort((a, b) => a.cost - b.cost)[0];
-        if (ahead || !chosen) choose(ahead ? ahead.node : nodes.find(shown) || null);
+      const here = chosen || { px: size.w / 2, py: size.h / 2 };
+      const next = ahead(event.key, here, nodes.filter(shown));
+      if (next !== undefined) {
+        if (next || !chosen) choose(next || nodes.find(shown) || null);
       } else if (event.key === "Enter") choose(chosen || hovered, true);
       else if (event.key === "Escape") choose(null);
       else if (event.key === "+" || event.key === "=") zoom(1.4, size.w / 2, size.h / 2);
@@ -370,18 +406,32 @@
 
   const DRAW = { graph: drawGraph };
 
+  function refuse(figure, fault) {
+    add(figure, "p", { class: "cvf-hint" }, "This figure could not be drawn.");
+    console.error("cellvq-figure:", fault);
+  }
   function drawAll() {
-    document.querySelectorAll(".cellvq-figure:not([data-drawn])").forEach((figure, number) => {
+    const figures = [...document.querySelectorAll(".cellvq-figure")];
+    for (const [number, figure] of figures.entries()) {
       try {
+        if (figure.dataset.drawn || figure.querySelector(".cvf-hint")) continue;
         const spec = JSON.parse(figure.querySelector('script[type="application/json"]').textContent);
+        if (!DRAW[spec.kind]) {
+          if (document.readyState === "complete") throw new Error(`no script draws ${spec.kind}`);
+          continue;  // the script for this kind may follow
+        }
         DRAW[spec.kind](figure, spec, number);
         figure.dataset.drawn = "1";
       } catch (fault) {
-        add(figure, "p", { class: "cvf-hint" }, "This figure could not be drawn.");
-        console.error("cellvq-figure:", fault);
+        refuse(figure, fault);
       }
-    });
+    }
   }
+  window.cellvqFigures = { add, ahead, movable, openCard, toolbar, zoomed, register: (kind, draw) => {
+    DRAW[kind] = draw;
+    drawAll();
+  } };
+  addEventListener("load", drawAll);
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", drawAll);
   else drawAll();
 })();
