@@ -275,6 +275,19 @@ def aligned_share(
     return evaluate.permutation_test(first, second, share, permutations=permutations, seed=seed)
 
 
+def best_share(first: pd.Series, second: pd.Series) -> float:
+    """Share of cells in paired codes by the best one-to-one pairs, found on the very cells.
+
+    No alignment can reach more, so it is what to hold :func:`aligned_share` against.
+
+    Example:
+        >>> best_share(pd.Series(list("aabb")), pd.Series(list("xxxy")))
+        0.75
+    """
+    counts = pd.crosstab(np.asarray(first), np.asarray(second)).to_numpy()
+    return float(counts[linear_sum_assignment(-counts)].sum() / counts.sum())
+
+
 def flags(stability: pd.DataFrame, addresses: Iterable[str]) -> pd.Series:
     """Look up how stable some codes are, in a word; ``not measured`` where nothing is known.
 

@@ -1,12 +1,15 @@
 """The quantisers keep one contract, do not collapse, and are the same on every process."""
 
 import copy
+import itertools
 
+import numpy as np
 import pytest
 import torch
+from sklearn.metrics import adjusted_mutual_info_score
 from test_distributed import in_processes
 
-from cellvq import InputError
+from cellvq import InputError, codebook
 from cellvq.codebook import gathered
 from cellvq.config import QuantizerConfig
 from cellvq.quantize import build, diagnose, perplexity
@@ -242,3 +245,29 @@ def test_perplexity_of_even_and_of_no_usage():
     assert perplexity(torch.full((8,), 5))[0] == pytest.approx(8)
     value, used = perplexity(torch.zeros(8, dtype=torch.long))
     assert value != value and used == 0
+
+
+def test_breathing_lowers_the_error_and_brings_seeds_together(monkeypatch):
+    rng = np.random.default_rng(0)
+    spread = rng.normal(size=(1500, 6)) * np.linspace(4, 0.5, 6)  # without gaps, like cells
+    cells = torch.from_numpy(spread + 5 * rng.normal(size=(5, 6))[rng.integers(5, size=1500)])
+    cells = cells.float()
+    error, agreed = {}, {}
+    for breath in (0, codebook.BREATH):
+        monkeypatch.setattr(codebook, "BREATH", breath)
+        found = [codebook.k_means(cells, 16, np.random.default_rng(seed)) for seed in range(4)]
+        near = [torch.cdist(cells, means).min(1) for means in found]
+        error[breath] = np.mean([float(one.values.square().sum()) for one in near])
+        agreed[breath] = np.mean([adjusted_mutual_info_score(one.indices, other.indices)
+                                  for one, other in itertools.combinations(near, 2)])
+        assert all(len(one.indices.unique()) == 16 for one in near)
+    assert error[codebook.BREATH] < 0.995 * error[0]
+    assert agreed[codebook.BREATH] > agreed[0] + 0.05
+
+
+def test_k_means_of_few_or_equal_cells():
+    equal = torch.zeros(5, 2)
+    assert codebook.k_means(equal, 3, np.random.default_rng(0)).shape == (3, 2)
+    few = torch.eye(4)
+    means = codebook.k_means(few, 4, np.random.default_rng(0))
+    assert torch.cdist(few, means).amin(1).max() < 1e-5

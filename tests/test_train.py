@@ -159,6 +159,20 @@ def test_several_levels_of_codes_become_addresses(cells):
     assert codes.str.split(".").str[0].nunique() <= 4 < codes.nunique() <= 16
 
 
+@pytest.mark.parametrize("options, kind, sizes", [
+    ({}, "nested", (8, 32)),  # of the preset
+    ({"codes": 64}, "nested", (16, 64)),
+    ({"codes": 4}, "ema", (4,)),  # too few for a tree
+    ({"codes": 16, "quantizer": "ema"}, "ema", (16,)),
+    ({"quantizer": "ema"}, "ema", (32,)),
+    ({"codes": (4, 8)}, "nested", (4, 8)),
+    ({"codes": (4, 8), "quantizer": "residual"}, "residual", (4, 8)),
+])
+def test_codes_and_quantizer_go_together(cells, options, kind, sizes):
+    quantizer = cellvq.pretrain(cells, steps=1, progress=False, **options).model.quantizer
+    assert (quantizer.config.kind, tuple(quantizer.sizes)) == (kind, sizes)
+
+
 def test_clock_limits_a_run(cells):
     start = time.perf_counter()
     run = cellvq.pretrain(cells, minutes=0.03, codes=8, progress=False)
