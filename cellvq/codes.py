@@ -103,6 +103,7 @@ def code_table(
     label: str | None = None,
     *,
     markers: pd.DataFrame | None = None,
+    stability: pd.DataFrame | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Describe every code in use in one row.
@@ -111,6 +112,7 @@ def code_table(
         cells: encoded cells; with raw counts where ``markers`` is None.
         label: column of ``obs`` with what is known of the cells; None: no annotation.
         markers: :func:`marker_table` of the same cells, to save making it again.
+        stability: :func:`cellvq.stability.code_stability` of the same cells; by default not told.
         seed: seed of the null of the purity.
 
     Returns:
@@ -121,7 +123,7 @@ def code_table(
         (Euclidean, between code vectors). With a label also ``annotation`` (str, its most common
         label; empty without labelled cells), ``purity`` (share of that label), ``purity_null``
         (mean purity of random codes of this size), ``annotation_log2_enrichment``,
-        ``annotation_fdr``.
+        ``annotation_fdr``; with stability also ``stability`` and ``stable`` (str).
     """
     cells, codes = with_code(cells)
     sizes = codes.value_counts()
@@ -142,6 +144,8 @@ def code_table(
     if label is not None:
         table = table.join(_annotate(annotation_table(cells, label), seed))
         table["annotation"] = table["annotation"].fillna("")
+    if stability is not None:
+        table = table.join(stability.set_index("code")[["stability", "stable"]])
     table = table.rename_axis("code").reset_index()
     return table.sort_values(["cells", "code"], ascending=[False, True], ignore_index=True)
 

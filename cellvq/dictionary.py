@@ -46,7 +46,7 @@ class Dictionary:
     """Tables of what the codes of some cells mean; their columns are explained in its README."""
 
     codes: pd.DataFrame
-    """One row a code and a parent, in the order of the tree: ``CODE_COLUMNS``."""
+    """One row a code and a parent, in the order of the tree, with the columns ``CODE_COLUMNS``."""
     markers: pd.DataFrame
     """See :func:`cellvq.markers.marker_table`, of all levels, with ``null_score``; where donors
     allow also with the columns of :func:`cellvq.pseudobulk.donor_table`."""

@@ -50,7 +50,7 @@ class Faithfulness:
     ``kept`` (share of cells that keep their code), ``cells``.
     """
     areas: pd.DataFrame
-    """Area under the curve of each cell: ``method``, ``direction``, ``cell`` (name), ``area``."""
+    """Area under the curve of each cell, with ``method``, ``direction``, ``cell`` and ``area``."""
     verdicts: pd.DataFrame
     """The table of `judge`."""
 

@@ -191,7 +191,7 @@ def build(
     """Join tables into the knowledge graph; only what is below the FDR enters.
 
     Args:
-        codes: :func:`cellvq.codes.code_table`.
+        codes: :func:`cellvq.codes.code_table`; where it tells stability, so do the nodes.
         markers: :func:`cellvq.codes.marker_table`; genes that are higher in the code enter.
         annotations: :func:`cellvq.codes.annotation_table`.
         neighbours: :func:`cellvq.codes.neighbour_table`.
@@ -279,7 +279,8 @@ def _talks(pairs: pd.DataFrame | None) -> pd.DataFrame:
 def _nodes(codes, annotations, edges) -> pd.DataFrame:
     """Every code, every annotation that was tested, and the genes that edges name."""
     about = [
-        "; ".join(filter(None, (getattr(row, "annotation", ""), row.markers)))
+        "; ".join(filter(None, (getattr(row, "annotation", ""), row.markers,
+                                getattr(row, "stable", ""))))
         for row in codes.itertuples()
     ]
     parts = [("code", codes["code"], codes["cells"], about)]

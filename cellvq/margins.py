@@ -33,7 +33,7 @@ SHARE = 8
 
 
 RIVALS = ("nearest", "all")
-"""What a code is held against: the nearest other code, or the mean distance of all others."""
+"""A code is held against the nearest other code, or the mean distance of all others."""
 
 
 class Question(NamedTuple):

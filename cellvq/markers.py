@@ -29,7 +29,7 @@ MARKER_COLUMNS = {
 BLOCK = 2_000_000
 """Expressed values of the genes that are ranked together, which bounds the memory."""
 LEVELS = ("finest", "all")
-"""Which addresses have markers: the codes alone, or their parents of every level too."""
+"""Addresses that have markers, which are the codes alone or their parents of every level too."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Groups:
     """Codes and, if asked for, their parents as groups of cells."""
 
     table: pd.DataFrame
-    """One row a group, coarsest level first: ``code`` (address), ``level``, ``cells`` (int)."""
+    """One row a group with ``code`` (address), ``level``, ``cells`` (int), coarsest level first."""
     number: np.ndarray
     """Full-depth code of each cell, a number, [cells]."""
     member: csr_matrix

@@ -80,11 +80,11 @@ class Reference:
     """
 
     codes: pd.DataFrame
-    """A row a code in use: ``code``, ``cells``, ``calibration_cells`` (int), ``distance`` (median
-    of its cells to the code's vector), ``relative_distance`` (to the median of all cells),
+    """A row a code in use with ``code``, ``cells``, ``calibration_cells`` (int), ``distance``
+    (median to the code's vector), ``relative_distance`` (to the median of all cells),
     ``label`` (most common; ``unknown`` where there is none), ``label_share``, ``label_cells``."""
     labels: pd.DataFrame
-    """A row a code and label: ``code``, ``label``, ``cells``, ``share`` of the code's labelled."""
+    """A row a code and label with ``code``, ``label``, ``cells``, ``share`` of the code's cells."""
     cells: Panel
     """The cells that new ones are compared with."""
     calibration: Panel

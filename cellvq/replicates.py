@@ -152,6 +152,29 @@ def replicate(
                       pd.DataFrame(groups, index=cells.obs_names), list(runs))
 
 
+def tested(
+    coded: AnnData, seeds: Sequence[int], *, output: str | Path | None = None, **options
+) -> pd.DataFrame:
+    """Measure how stable codes are by models of other seeds, which are trained if need be.
+
+    Args:
+        coded: cells that one model has encoded, with raw counts.
+        seeds: seeds of the other models.
+        output: folder in which they lie, or will lie, as ``model-seed<seed>``.
+        options: the other arguments with which the one model was trained.
+
+    Returns:
+        The table of :func:`cellvq.stability.code_stability`.
+    """
+    again = []
+    for seed in seeds:
+        folder = None if output is None else Path(output) / f"model-seed{seed}"
+        run = pretraining.pretrain(coded, seed=seed, output=folder, resume=True, overwrite=True,
+                                   progress=False, **options)
+        again.append(encoding.encode(coded, run.model))
+    return stability.code_stability(coded, stability.code_runs(again))
+
+
 def _k_means(pca: np.ndarray, run: Run, size: int) -> np.ndarray:
     """Group all cells by k-means that is fitted to the cells of a run."""
     fitted_to = pca if run.rows is None else pca[run.rows]
