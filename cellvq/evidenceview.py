@@ -98,7 +98,7 @@ def agreement(
         ax.plot([], [], MARKERS[number % len(MARKERS)], color=PALETTE[number % len(PALETTE)],
                 label=short(method))
     ax.plot([], [], "o", color=FAINT, mfc="white", ms=5, label="cells of one run shuffled")
-    ax.set_yticks(range(len(rows)), [short(row) for row in rows])
+    ax.set_yticks(range(len(rows)), ["\n".join(map(short, row.split(": "))) for row in rows])
     ax.set(xlim=(-0.04, 1.02), ylim=(len(rows) - 0.4, -0.6), title="Would another run find them?",
            xlabel="adjusted mutual information of two runs")
     ax.grid(axis="x")
