@@ -151,4 +151,4 @@ def _codebook(codes: int | Sequence[int] | None, quantizer: str | None, usual: s
         prefixes = [full // 4]
         if quantizer is None and full < 8:
             kind, prefixes = "ema", []  # too few for a tree
-    return {"quantizer.kind": kind, "quantizer.codes": full, "quantizer.prefixes": tuple(prefixes)}
+    return {"quantizer.codes": full, "quantizer.prefixes": tuple(prefixes), "quantizer.kind": kind}
