@@ -217,7 +217,8 @@ def _encode(options: argparse.Namespace) -> int:
     finally:
         partial.unlink(missing_ok=True)
     used = encoded.obs["cellvq_code"].nunique()
-    print(f"{encoded.n_obs:,} cells have one of {used} codes; they are in {output}.")
+    print(f"{encoded.n_obs:,} cells have one of {used} codes; they are in {output}.\n"
+          f"Next: cellvq codes {output} --output dictionary")
     return 0
 
 
