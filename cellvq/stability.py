@@ -288,18 +288,6 @@ def best_share(first: pd.Series, second: pd.Series) -> float:
     return float(counts[linear_sum_assignment(-counts)].sum() / counts.sum())
 
 
-def flags(stability: pd.DataFrame, addresses: Iterable[str]) -> pd.Series:
-    """Look up how stable some codes are, in a word; ``not measured`` where nothing is known.
-
-    Args:
-        stability: :func:`code_stability`.
-        addresses: codes or parents.
-    """
-    known = stability.set_index("code")["stable"]
-    addresses = list(addresses)
-    return known.reindex(addresses).fillna(NOT_MEASURED).set_axis(addresses)
-
-
 def code_runs(encoded: Iterable[AnnData]) -> pd.DataFrame:
     """Put the codes that several models gave to the same cells side by side, [cells, runs]."""
     return pd.DataFrame({f"run {number}": cells.obs[CODE].astype(object)
