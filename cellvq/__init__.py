@@ -15,6 +15,7 @@ import importlib
 __version__ = "0.1.0"
 
 _FUNCTIONS = {
+    "benchmark": "benchmarking",
     "check": "checking",
     "encode": "encoding",
     "finetune": "finetuning",
@@ -22,16 +23,19 @@ _FUNCTIONS = {
     "pretrain": "pretraining",
 }
 _MODULES = (
-    "adapters", "atlas", "attention", "attribution", "bench", "biology", "build", "cards",
-    "census", "checking", "codebook", "codes", "codeview", "composition", "config", "corpus",
-    "corpuscost", "cost", "counts", "databench", "datasets", "decoded", "decoder", "dictionary",
-    "dictionaryfiles", "distributed", "download", "encoding", "evaluate", "faithfulness", "files",
-    "finetuning", "genes", "genesets", "genetables", "graph", "health", "joined", "knowledge",
-    "loader", "machine", "mapping", "margins", "model", "naming", "nested", "novelty", "objective",
+    "adapters", "annotation", "atlas", "attention", "attribution", "baselines", "bench",
+    "benchmarking", "benchreport", "benchrun", "benchstore", "benchview", "biology", "build",
+    "cards", "census", "checking", "clustering", "codebook", "codes", "codeview", "composition",
+    "config", "contenders", "corpus", "corpuscost", "cost", "counts", "databench", "datasets",
+    "decoded", "decoder", "denoising", "dictionary", "dictionaryfiles", "distributed", "download",
+    "encoding", "entries", "evaluate", "faithfulness", "files", "finetuning", "genes", "genesets",
+    "genetables", "graph", "health", "integration", "joined", "knowledge", "leaderboard", "loader",
+    "machine", "mapping", "margins", "model", "naming", "nested", "novelty", "objective",
     "official", "optimize", "originals", "panels", "performer", "plot", "pretraining",
-    "pseudobulk", "quantize", "reading", "reconstruction", "reference", "registry", "replicates",
-    "report", "rfiles", "runs", "scan", "shards", "simulate", "sources", "stability", "stream",
-    "tablefiles", "tasks", "train", "truth", "weights",
+    "properties", "pseudobulk", "quantize", "reading", "reconstruction", "reference", "registry",
+    "replicates", "report", "rfiles", "runs", "scan", "shards", "shipped", "significance",
+    "simulate", "sources", "splits", "stability", "stream", "tablefiles", "tasks", "train",
+    "truth", "weights",
 )
 __all__ = ["InputError", *_FUNCTIONS, *_MODULES]
 

@@ -93,8 +93,8 @@ TRAINING = ("batch", "donor", "steps", "seed", "changes", "checkpoint_every", "e
 
 def _pretrain(options: argparse.Namespace) -> int:
     """Train a model and say where it is."""
-    given = _given(options, "preset", "init", "properties", "quantizer", "codes", "minutes",
-                   "compile", "stream", *TRAINING)
+    given = _given(options, "preset", "init", "keep_codes", "properties", "quantizer", "codes",
+                   "minutes", "compile", "stream", *TRAINING)
     cellvq.pretrain(options.files, panel=_panel(options.panel), **_names(options), **given)
     return _say_where(options)
 
@@ -222,6 +222,22 @@ def _encode(options: argparse.Namespace) -> int:
     return 0
 
 
+def _benchmark(options: argparse.Namespace) -> int:
+    """Compare methods on one file and say who is ahead."""
+    from cellvq import benchmarking, contenders
+
+    methods, keys = contenders.asked(options.method)
+    found = benchmarking.benchmark(
+        _cells(options.file), options.label, options.batch, options.donor, options.study,
+        methods=methods, obsm=keys, tasks=options.tasks, seeds=options.seeds, steps=options.steps,
+        minutes=options.minutes, init=options.model, name=Path(options.file).stem,
+        output=options.output, resume=not options.restart, overwrite=options.overwrite,
+        jobs=options.jobs,
+    )
+    print(f"{found.words}\nRead {options.output}/report.html; the tables lie beside it.")
+    return 0
+
+
 def _codes(options: argparse.Namespace) -> int:
     """Write the dictionary of the codes of an encoded file."""
     from cellvq import dictionary, dictionaryfiles, reading, stability
@@ -280,7 +296,7 @@ def _book(options: argparse.Namespace) -> int:
 VERBS = {
     "check": _check, "pretrain": _pretrain, "finetune": _finetune,
     "import-official": _import_official, "encode": _encode, "codes": _codes, "fetch": _fetch,
-    "corpus": _corpus, "bench": _bench, "book": _book,
+    "corpus": _corpus, "bench": _bench, "benchmark": _benchmark, "book": _book,
 }
 
 if __name__ == "__main__":

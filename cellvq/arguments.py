@@ -41,7 +41,10 @@ def parser() -> argparse.ArgumentParser:
                 "; go on with the same command and --resume")
     verb.add_argument("files", metavar="FILE", nargs="+", help=FILE_HELP)
     verb.add_argument("--preset", default="tiny", help="size of the model (default: tiny)")
-    verb.add_argument("--init", metavar="DIR", help="go on from this trained model")
+    verb.add_argument("--init", metavar="NAME|DIR", help="go on from this trained model: small, "
+                      "which comes with the package, or one of your own")
+    verb.add_argument("--keep-codes", action="store_true", default=None,
+                      help="keep genes and codes of --init, so that codes keep their meaning")
     verb.add_argument("--batch", metavar="COLUMN", help="column of obs with the batch to leave out")
     verb.add_argument("--panel", metavar="NAME|FILE",
                       help="genes to learn: panel_19264, or a file with one name a line")
@@ -90,6 +93,34 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--precision", default="float32",
                       help="float32, or bfloat16 for speed on wide models (default: float32)")
     _add_names(verb)
+
+    verb = _add(verbs, "benchmark", "compare CellVQ with established methods on your own cells",
+                "cellvq benchmark my.h5ad --label cell_type --batch batch --output benchmark",
+                "; go on with the same command")
+    verb.add_argument("file", metavar="FILE", help=FILE_HELP)
+    verb.add_argument("--label", metavar="COLUMN", help="column of obs with what is known of cells")
+    verb.add_argument("--batch", metavar="COLUMN", help="column of obs with the technical batch")
+    verb.add_argument("--donor", metavar="COLUMN", help="column of obs whose values are held out")
+    verb.add_argument("--study", metavar="COLUMN", help="column of obs with the study")
+    verb.add_argument("--method", metavar="NAME|obsm:KEY", action="append", default=[],
+                      help="a method of the benchmark (default: all), or vectors of your own that "
+                           "are in the file; may be repeated")
+    verb.add_argument("--tasks", metavar="TASK[,TASK...]", type=_words,
+                      help="clustering, annotation, integration, properties, denoising "
+                           "(default: all)")
+    verb.add_argument("--seeds", type=_number(int), default=5, metavar="N",
+                      help="runs of every method (default: 5)")
+    verb.add_argument("--steps", type=_number(int), metavar="N", help="steps of each CellVQ")
+    verb.add_argument("--minutes", type=_number(float), metavar="M",
+                      help="train each CellVQ this long instead")
+    verb.add_argument("--model", metavar="NAME|DIR", default="small",
+                      help="the trained model that goes on with the cells (default: small)")
+    verb.add_argument("--output", metavar="DIR", required=True, help="folder for the tables")
+    verb.add_argument("--jobs", type=_number(int), default=1, metavar="N",
+                      help="processes of one thread and about 2 GB each (default: 1)")
+    verb.add_argument("--restart", action="store_true", help="do not go on with what is there")
+    verb.add_argument("--overwrite", action="store_true",
+                      help="replace a benchmark of other cells that is in the folder")
 
     verb = _add(verbs, "codes", "write the dictionary of codes: markers, names, stability",
                 "cellvq codes encoded.h5ad --label cell_type --output dictionary",
@@ -214,6 +245,11 @@ def _words(text: str) -> tuple[str, ...]:
 def _sizes(text: str) -> tuple[int, ...]:
     """Read whole numbers between commas."""
     return tuple(_number(int)(part) for part in text.split(","))
+
+
+def _words(text: str) -> list[str]:
+    """Read names between commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _number(kind: type):

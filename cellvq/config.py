@@ -216,19 +216,22 @@ def _transformer(width: int, layers: int, **others) -> ModelConfig:
     return ModelConfig(width, layers, heads=width // 64, feedforward=4 * width, **others)
 
 
-SMALL_TREE = QuantizerConfig(kind="nested", codes=32, prefixes=(8,))
-LARGE_TREE = QuantizerConfig(kind="nested", codes=4096, prefixes=(16, 256))
 PRESETS: dict[str, Preset] = {
-    "tiny": Preset(ModelConfig(quantizer=SMALL_TREE), TrainingConfig(), "minutes on two CPU cores"),
+    "tiny": Preset(ModelConfig(quantizer=QuantizerConfig("nested", 32, (8,))), TrainingConfig(),
+                   "minutes on two CPU cores"),
     "small": Preset(
+        ModelConfig(cell_width=32, panel_size=4000, quantizer=QuantizerConfig("nested", 64, (8,))),
+        TrainingConfig(steps=1500), "ten minutes on two CPU cores",
+    ),
+    "medium": Preset(
         _transformer(256, 6, value_bins=32, cell_width=32, decoder_width=128, panel_size=4000,
-                     quantizer=QuantizerConfig(kind="nested", codes=512, prefixes=(8, 64))),
+                     quantizer=QuantizerConfig("nested", 512, (8, 64))),
         TrainingConfig(steps=10_000, batch_size=128, learning_rate=5e-4, max_tokens=512),
         "an hour on one GPU, or a night on a workstation",
     ),
     "base": Preset(
         _transformer(768, 12, value_bins=100, cell_width=64, decoder_width=128, panel_size=20_000,
-                     quantizer=LARGE_TREE),
+                     quantizer=QuantizerConfig("nested", 4096, (16, 256))),
         TrainingConfig(steps=100_000, batch_size=512, learning_rate=2e-4, max_tokens=2000),
         "days on eight GPUs, about 100 million parameters",
     ),
@@ -245,7 +248,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "500m": Preset(
         _transformer(1536, 16, value_bins=100, cell_width=128, decoder_width=256,
-                     panel_size=20_000, quantizer=LARGE_TREE),
+                     panel_size=20_000, quantizer=QuantizerConfig("nested", 4096, (16, 256))),
         TrainingConfig(steps=200_000, batch_size=2048, learning_rate=1e-4, max_tokens=2000),
         "weeks on many GPUs, about 500 million parameters",
     ),
@@ -308,11 +311,7 @@ def change(
 
 
 def from_dict(kind: type, values: dict):
-    """Rebuild a configuration from the dictionary that `dataclasses.asdict` made of it.
-
-    Args:
-        kind: the dataclass to build.
-        values: its fields, nested configurations as dictionaries.
+    """Rebuild a configuration of a kind from what `dataclasses.asdict` made of it.
 
     Raises:
         InputError: a field is unknown or missing.

@@ -29,10 +29,10 @@ MOST_TOKENS = {"cpu": 100_000, "cuda": 2_000_000}
 
 
 def load(name_or_path: str | Path) -> CellVQ:
-    """Load a trained model from the folder that `cellvq.pretrain` wrote.
+    """Load a trained model: ``small``, which comes with the package, or one of your own.
 
     Args:
-        name_or_path: the model's folder.
+        name_or_path: ``small``, or the folder that `cellvq.pretrain` wrote.
 
     Returns:
         The model, in evaluation mode, on the GPU where there is one.
@@ -45,10 +45,11 @@ def load(name_or_path: str | Path) -> CellVQ:
         Traceback (most recent call last):
         cellvq.InputError: nowhere: no model here; name a folder that holds a config.json
     """
-    path = Path(name_or_path)
+    path = weights.locate(name_or_path)
     if str(name_or_path) in config.PRESETS and not path.exists():
         raise InputError(
-            f"{name_or_path!r} is a preset to pretrain, not a trained model; name a model's folder"
+            f"{name_or_path!r} is a preset to pretrain, not a trained model; name a model's "
+            f"folder, or {weights.MODELS[0]!r}, which comes with the package"
         )
     device = distributed.enter()
     model, _ = weights.read_model(path)

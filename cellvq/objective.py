@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.linalg
+import scipy.sparse
 import torch
 from scipy.cluster.vq import kmeans2
 from scipy.sparse import csr_matrix
@@ -47,7 +48,8 @@ def warm_start(model: CellVQ, corpus: Corpus) -> None:
     batches differ within groups of like cells are left out, so that cells of one kind lie together
     whatever their batch, and a new cell needs no batch to be placed.
 
-    The decoder starts as the way back, each axis shrunk to the share of it that is not noise.
+    Each axis is shrunk by how much of it other cells confirm (`reliability`), so a wide vector does
+    no harm where few cells can tell no more than a dozen axes. The decoder starts as the way back.
 
     Args:
         model: a fresh model whose cell vector is of the kind ``components``; its linear path, gene
@@ -72,9 +74,14 @@ def warm_start(model: CellVQ, corpus: Corpus) -> None:
     genes = np.sort(np.argsort(-variance, kind="stable")[:WARM_GENES])
     counts, values, scale = counts[:, genes], values[:, genes], scale[genes]
     panel, width = len(genes), min(model.config.cell_width, len(genes))
-    covariance = signal_covariance(counts, depth, batch, ceiling[genes], rng)
-    covariance *= scale[:, None] * scale
-    signal, axes = principal_axes(covariance, width)
+    half = rng.permutation(len(cells)) < len(cells) // 2
+    covariances = [
+        scale[:, None] * scale
+        * signal_covariance(counts[part], depth[part], batch[part], ceiling[genes], rng)
+        for part in (half, ~half)
+    ]
+    covariance = half.mean() * covariances[0] + (~half).mean() * covariances[1]
+    keep, axes = None, principal_axes(covariance, width)[1]
     for attempt in range(2 if len(np.unique(batch)) > 1 else 0):
         with warnings.catch_warnings():  # an empty group does no harm
             warnings.simplefilter("ignore")
@@ -83,22 +90,25 @@ def warm_start(model: CellVQ, corpus: Corpus) -> None:
         shifts = batch_shifts(values, groups, batch) * scale
         left_out = np.linalg.svd(shifts, full_matrices=False)[2][:SHIFTS_LEFT_OUT]
         keep = np.eye(panel) - left_out.T @ left_out
-        signal, axes = principal_axes(keep @ covariance @ keep, width)
-    vectors = values @ (scale[:, None] * axes)
-    total = vectors.var(0)
-    unit = math.sqrt(total.mean())
+        axes = principal_axes(keep @ covariance @ keep, width)[1]
+    if keep is not None:
+        covariances = [keep @ part @ keep for part in covariances]
+    confirmed = reliability(covariances, values @ scipy.sparse.diags(scale), half, batch, width)
+    weight = np.sqrt(confirmed)
+    unit = math.sqrt((values @ (scale[:, None] * axes * weight)).var(0).mean())
 
     _put(model.cell_vector.mean, mean)
     _put(model.cell_vector.ceiling, ceiling)
     model.cell_vector.components.zero_()
-    model.cell_vector.components[genes, :width] = _like(model, scale[:, None] * axes / unit)
+    model.cell_vector.components[genes, :width] = _like(
+        model, scale[:, None] * axes * weight / unit
+    )
     columns = min(width, model.config.width)
     model.gene_embedding.weight[genes, :columns] = _like(
         model, 0.3 * math.sqrt(panel) * axes[:, :columns]
     )
     if model.config.decoder == "query":
-        reliable = np.clip(signal / total, 0.05, 1)
-        way_back = axes * reliable * unit / scale[:, None]
+        way_back = axes * confirmed / weight * unit / scale[:, None]
         model.decoder.queries[genes, :width] = _like(model, way_back)
 
 
@@ -150,6 +160,35 @@ def principal_axes(covariance: np.ndarray, width: int) -> tuple[np.ndarray, np.n
     power, axes = power[::-1], axes[:, ::-1]
     # An axis may point either way: let its largest entry be positive, so that runs agree.
     return power, axes * np.sign(axes[np.abs(axes).argmax(0), np.arange(width)])
+
+
+def reliability(
+    covariances: list[np.ndarray], values: csr_matrix, half: np.ndarray, batch: np.ndarray,
+    width: int,
+) -> np.ndarray:
+    """Return the share of the variance along each axis that other cells confirm as signal, [width].
+
+    The axes of one half of the cells are judged on the other half and the other way round. Axes
+    found and judged on the same cells would all seem to hold something.
+
+    Args:
+        covariances: without counting noise, of the two halves of the cells, [genes, genes] each.
+        values: scaled values, noise and all, [cells, genes].
+        half: cells of the first half, [cells] bool.
+        batch: index of the batch, [cells].
+        width: number of axes.
+    """
+    found = np.zeros(width)
+    for own, other, judges in ((0, 1, ~half), (1, 0, half)):
+        _, axes = principal_axes(covariances[own], width)
+        seen = csr_matrix(values[judges] @ axes)
+        means, sizes = group_means(seen, batch[judges])
+        total = np.asarray(seen.multiply(seen).mean(0)).ravel() - (sizes @ means**2) / sizes.sum()
+        signal = np.einsum("gj,gh,hj->j", axes, covariances[other], axes, optimize=True)
+        found += signal / np.maximum(total, 1e-12) / 2
+    # Axes come in falling order of signal: what rises again is chance.
+    smooth = np.convolve(np.pad(found, 1, "edge"), np.full(3, 1 / 3), "valid")
+    return np.minimum.accumulate(np.clip(smooth, 0.02, 1))
 
 
 def signal_covariance(

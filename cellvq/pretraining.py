@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cellvq import InputError, config, distributed, weights
+from cellvq.continuing import carry_genes
 from cellvq.corpus import gather
 from cellvq.model import CellVQ
 from cellvq.objective import start_decoder, warm_start
@@ -26,6 +27,7 @@ def pretrain(
     *,
     preset: str = "tiny",
     init: str | Path | None = None,
+    keep_codes: bool = False,
     batch: str | None = None,
     donor: str | None = None,
     properties: Sequence[str] = (),
@@ -53,8 +55,11 @@ def pretrain(
         cells: cells with raw counts, or the file, the corpus or the data set they are in, or
             several. A gene that a file did not measure is neither shown nor asked for there.
         preset: size of the model, a name of ``config.PRESETS``.
-        init: folder of a trained model to go on from, with its size, panel and codebook; only the
-            training of ``preset`` is used then.
+        init: a trained model to go on from, ``small`` or a folder. Its network and what it has
+            learnt of genes are carried over; panel, linear path and codebook are fitted to these
+            cells. Of ``preset`` only training and size of the panel are used then.
+        keep_codes: keep panel, linear path and codebook of ``init`` as well and train them on, so
+            that its codes keep their meaning. Models of the released shape always do.
         batch: column of ``obs`` with the batch. The decoder sees it, and the warm start leaves it
             out, so that vectors and codes carry little of it.
         donor: column of ``obs`` with the donor; whole donors are kept for validation.
@@ -106,37 +111,49 @@ def pretrain(
     chosen = dict(changes or {}) | {"training.seed": seed}
     if steps is not None:
         chosen["training.steps"] = steps
-    known = config.preset(preset)
-    chosen |= _codebook(codes, quantizer, known.model.quantizer.kind)
-    if init is None:
-        size, training = config.change(known.model, known.training, chosen)
-        data = gather(cells, panel or size.panel_size, batch, donor, training, properties,
-                      size.depth, stream, gene_table, orthologs)
-    else:
+    known, start = config.preset(preset), None
+    size, keep = known.model, keep_codes
+    if init is not None:
         start, _ = weights.read_model(init)
-        of_size = [name for name in chosen if not name.startswith("training.")]
-        if of_size:
-            raise InputError(f"{of_size[0]} cannot change with init; it is that of {init}")
-        size, training = config.change(start.config, known.training, chosen)
-        if panel is not None:
-            raise InputError(f"a panel cannot be chosen with init; it is that of {init}")
-        data = gather(cells, start.panel, batch, donor, training, properties, size.depth, stream,
-                      gene_table, orthologs)
-    run = describe(data, size, training) | {"preset": preset, "minutes": minutes,
-                                            "init": None if init is None else str(init)}
+        size, keep = start.config, keep_codes or start.config.cell_vector != "components"
+    elif keep_codes:
+        raise InputError("keep_codes needs init; name the model whose codes are to be kept")
+    chosen |= _codebook(codes, quantizer, size.quantizer.kind)
+    _refuse_other_size(chosen, panel, init, keep)
+    size, training = config.change(size, known.training, chosen)
+    data = gather(cells, start.panel if keep else panel or known.model.panel_size, batch,
+                  donor, training, properties, size.depth, stream, gene_table, orthologs)
+    run = describe(data, size, training) | {
+        "preset": preset, "minutes": minutes, "keep_codes": keep,
+        "init": None if start is None else weights.fingerprint(start),
+    }
     if found := finished(run, manner):
         return found
     with reproducible():
         torch.manual_seed(seed)
         model = CellVQ(size, data.panel, data.batches, data.labels)
-        if init is not None:
+        if keep:
             weights.carry_over(start, model)
         else:
             if size.decoder == "query":
                 start_decoder(model, data)
             if training.warm_start and size.cell_vector == "components":
                 warm_start(model, data)
+            if start is not None:
+                carry_genes(start, model)
         return train(model.to(device), data, training, run, manner)
+
+
+def _refuse_other_size(
+    chosen: Mapping[str, Any], panel: Sequence[str] | None, init: str | Path | None, keep: bool
+) -> None:
+    """Refuse to change what a trained model fixes: its network, and its codes if they are kept."""
+    fixed = ("model.", "quantizer.") if keep else ("model.",)
+    changed = [name for name in chosen if init is not None and name.startswith(fixed)]
+    changed += ["panel"] if keep and panel is not None else []
+    if changed:
+        way = "; without keep_codes it can" if changed[0][:6] != "model." else ""
+        raise InputError(f"{changed[0]} cannot change here, it is that of {init}{way}")
 
 
 def _codebook(codes: int | Sequence[int] | None, quantizer: str | None, usual: str) -> dict:

@@ -130,8 +130,8 @@ def finished(run: dict, manner: Manner) -> Pretrained | None:
 
 def code_fingerprint() -> str:
     """Return a sha256 of the source that a run depends on; under other code it is another run."""
-    rooms = ("adapters", "attention", "codebook", "config", "corpus", "decoder", "joined", "loader",
-             "model", "nested", "objective", "optimize", "panels", "performer", "pretraining",
-             "quantize", "runs", "stream", "train")
+    rooms = ("adapters", "attention", "codebook", "config", "continuing", "corpus", "decoder",
+             "joined", "loader", "model", "nested", "objective", "optimize", "panels", "performer",
+             "pretraining", "quantize", "runs", "stream", "train")
     sources = (Path(__file__).with_name(f"{room}.py").read_bytes() for room in rooms)
     return hashlib.sha256(b"".join(sources)).hexdigest()

@@ -22,6 +22,11 @@ from cellvq import InputError, distributed
 from cellvq.config import FORMAT, ModelConfig, from_dict
 from cellvq.model import CellVQ
 
+SHIPPED = Path(__file__).with_name("models")
+"""Where the trained models lie that come with the package."""
+MODELS = ("small",)
+"""Their names."""
+
 
 def write_model(directory: str | Path, model: CellVQ, run: dict) -> None:
     """Write a model as ``model.safetensors`` and ``config.json``.
@@ -53,11 +58,22 @@ def fingerprint(model: CellVQ) -> str:
     return hashlib.sha256(save(state_of(model))).hexdigest()
 
 
+def locate(name_or_path: str | Path) -> Path:
+    """Return the folder of a model: that of a model of the package where this is its name.
+
+    Example:
+        >>> locate("small").name, str(locate("runs/mine"))
+        ('small', 'runs/mine')
+    """
+    path = Path(name_or_path).expanduser()
+    return SHIPPED / str(name_or_path) if name_or_path in MODELS and not path.exists() else path
+
+
 def read_model(directory: str | Path) -> tuple[CellVQ, dict]:
     """Read a model and its ``config.json`` from a folder.
 
     Args:
-        directory: folder that `write_model` wrote.
+        directory: folder that `write_model` wrote, or ``small``.
 
     Returns:
         The model, in evaluation mode, and all of ``config.json``.
@@ -65,7 +81,7 @@ def read_model(directory: str | Path) -> tuple[CellVQ, dict]:
     Raises:
         InputError: a file is missing, damaged, of another version, or does not fit the other.
     """
-    directory = Path(directory)
+    directory = locate(directory)
     config = read_config(directory)
     path = directory / "model.safetensors"
     if not path.exists():
@@ -85,7 +101,7 @@ def read_config(directory: str | Path) -> dict:
     Raises:
         InputError: there is none, or it is not one of this version.
     """
-    path = Path(directory) / "config.json"
+    path = locate(directory) / "config.json"
     if not path.exists():
         raise InputError(f"{directory}: no model here; name a folder that holds a config.json")
     try:

@@ -47,7 +47,7 @@ def digest(path):
 
 def test_every_verb_has_help_with_an_example(capsys):
     for verb in ("check", "pretrain", "finetune", "import-official", "encode", "codes", "fetch",
-                 "corpus", "bench", "book"):
+                 "corpus", "bench", "benchmark", "book"):
         with pytest.raises(SystemExit) as end:
             main([verb, "--help"])
         assert end.value.code == 0 and f"Example: cellvq {verb}" in capsys.readouterr().out

@@ -7,6 +7,7 @@ import torch
 import cellvq
 from cellvq import InputError, adapters
 from cellvq.simulate import simulate_cells
+from cellvq.truth import truth
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +72,10 @@ def test_a_shuffled_label_is_not_learnt(cells, folder):
 
 def test_pretraining_goes_on_from_a_model(cells, folder):
     options = {"steps": 2, "batch": "batch", "progress": False}
-    more = cellvq.pretrain(cells[:, :200].copy(), init=folder, **options)
-    assert more.model.panel == cellvq.load(folder).panel  # genes that are absent count as zero
-    more = cellvq.pretrain(cells, init=folder, **options)
+    kept = {"init": folder, "keep_codes": True}
+    more = cellvq.pretrain(cells[:, :200].copy(), **kept, **options)
+    assert more.model.panel == cellvq.load(folder).panel  # genes that are absent are unknown
+    more = cellvq.pretrain(cells, **kept, **options)
     fresh = cellvq.pretrain(cells, codes=16, **options)
     assert more.history.validation_cell.iloc[0] < fresh.history.validation_cell.iloc[0] - 1
 
@@ -91,9 +93,49 @@ def test_wrong_settings_are_one_clear_line(cells, folder, options, message):
         cellvq.finetune(one, folder, progress=False, **options)
 
 
+def test_a_model_is_fitted_to_other_cells(cells, folder):
+    source, other = cellvq.load(folder), cells[:, 150:].copy()
+    other.var_names = [f"new{n}" if n < 60 else name for n, name in enumerate(other.var_names)]
+    still = {"training.learning_rate": 0.0}
+    made = cellvq.pretrain(other, init=folder, codes=24, steps=1, changes=still, progress=False)
+    assert set(made.model.panel) <= set(other.var_names) and "new3" in made.model.panel
+    assert made.model.config.quantizer.codes == 24
+    shared = [gene for gene in made.model.panel if gene in set(source.panel)]
+    rows = [[model.panel.index(gene) for gene in shared] for model in (made.model, source)]
+    tables = [model.gene_embedding.weight[row] for model, row in
+              zip((made.model, source), rows, strict=True)]
+    assert torch.equal(*tables)
+    view = "cell_vector.view.weight"
+    assert torch.equal(made.model.state_dict()[view], source.state_dict()[view])
+    # Its vectors are those of a fresh warm start, not of the old panel's.
+    fresh = cellvq.pretrain(other, codes=24, steps=1, changes=still, progress=False).model
+    assert torch.allclose(made.model.cell_vector.components, fresh.cell_vector.components)
+
+
+def test_unknown_genes_lie_among_their_like(cells, folder):
+    """A gene that the model never saw is placed among the markers of the type that it marks."""
+    markers = truth(cells)["markers"]
+    gene, kind = markers.loc[0, ["gene", "cell_type"]]
+    other = cells.copy()
+    other.var_names = ["unknown" if name == gene else name for name in other.var_names]
+    still = {"training.learning_rate": 0.0}
+    model = cellvq.pretrain(other, init=folder, steps=1, changes=still, progress=False).model
+    table = torch.nn.functional.normalize(model.gene_embedding.weight[: len(model.panel)], dim=1)
+    near = dict(zip(model.panel, (table @ table[model.panel.index("unknown")]).tolist(),
+                    strict=True))
+    markers = markers[markers["gene"].isin(near) & (markers["gene"] != gene)]
+    likeness = markers["gene"].map(near).groupby(markers["cell_type"]).mean()
+    assert likeness.idxmax() == kind
+    assert likeness[kind] > likeness.drop(kind).max() + 0.1
+
+
 def test_init_keeps_the_size_of_the_model(cells, folder):
-    with pytest.raises(InputError, match="quantizer.codes cannot change with init"):
-        cellvq.pretrain(cells, init=folder, codes=8, progress=False)
+    with pytest.raises(InputError, match="quantizer.codes cannot change here.*without keep_codes"):
+        cellvq.pretrain(cells, init=folder, keep_codes=True, codes=8, progress=False)
+    with pytest.raises(InputError, match="model.width cannot change here"):
+        cellvq.pretrain(cells, init=folder, changes={"model.width": 8}, progress=False)
+    with pytest.raises(InputError, match="keep_codes needs init"):
+        cellvq.pretrain(cells, keep_codes=True, progress=False)
     other = cells.copy()
     other.var_names = [f"zebra{i}" for i in range(other.n_vars)]
     with pytest.raises(InputError, match="zebra"):

@@ -55,9 +55,9 @@ def test_the_conda_door_holds_no_second_list(clone, project):
     assert [re.split(r"[<>=]", entry)[0] for entry in conda] == ["python", "pip"]
     assert set(conda[0].removeprefix("python").split(",")) == set(
         re.findall(r"[<>]=?[\d.]+", project["requires-python"]))
-    assert pip == {"pip": ["--constraint constraints.txt", "--editable .[book,test]"]}
-    assert {"book", "test"} <= set(project["optional-dependencies"])
-    assert "--constraint constraints.txt --editable '.[book,test]'" in (
+    assert pip == {"pip": ["--constraint constraints.txt", "--editable .[benchmark,book,test]"]}
+    assert {"benchmark", "book", "test"} <= set(project["optional-dependencies"])
+    assert "--constraint constraints.txt --editable '.[benchmark,book,test]'" in (
         clone / ".ci" / "install").read_text()
 
 
