@@ -78,7 +78,7 @@ class Contender:
 
 
 def zero_shot(data: Benchmarked, seed: int, budget: Budget) -> Made:
-    """The trained model as it comes, which has not seen these cells if it was not trained on them."""
+    """The trained model as it comes, whether or not it was trained on these cells."""
     return encoded(data, encoding.load(budget.init), {"init": _name(budget), "steps": 0})
 
 
