@@ -12,6 +12,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -65,12 +66,17 @@ def annotation(data: Benchmarked, entry: Entry, *, seed: int = 0) -> Results:
                   unknown=entry.vectors)
 
 
-def on_genes(data: Benchmarked, entry: None = None, *, seed: int = 0) -> Results:
+def on_genes(data: Benchmarked, *, seed: int = 0, budget: Any = None) -> Results:
     """Judge classifiers that read the genes: logistic regression, kNN, CellTypist and scANVI.
 
     CellTypist is its authors' package (doi 10.1126/science.abl5197). scANVI sees the labels of the
     training cells; it trains anew for every fold, so it takes part with seed 0 only, where donors,
     studies or folds are held out.
+
+    Args:
+        data: cells with labels.
+        seed: seed of the splits.
+        budget: a `contenders.Budget`, which may leave networks out and says how long scVI trains.
     """
     genes = baselines.variable_genes(data)
     values = evaluate.log_normalise(data.cells.X, data.depth)
@@ -80,7 +86,8 @@ def on_genes(data: Benchmarked, entry: None = None, *, seed: int = 0) -> Results
         found.append(_judge(data, labels, {("embedding", name): reader}, name + ON_GENES, seed,
                             "annotation", unknown=dense if name == LOGISTIC else None))
     whole = {CELLTYPIST: _celltypist(data.cells.var_names[genes], values[:, genes])}
-    whole |= {} if seed else {SCANVI: _scanvi(data, seed)}
+    if not seed and getattr(budget, "networks", True):
+        whole[SCANVI] = _scanvi(data, seed, getattr(budget, "epochs", baselines.EPOCHS))
     for name, reader in whole.items():
         only = None if name == CELLTYPIST else HEADLINE
         try:
@@ -281,13 +288,13 @@ def _celltypist(names: pd.Index, values) -> Callable[[], Predict]:
     return lambda: predict
 
 
-def _scanvi(data: Benchmarked, seed: int) -> Callable[[], Predict]:
+def _scanvi(data: Benchmarked, seed: int, epochs: int) -> Callable[[], Predict]:
     """scANVI's vectors, taught with the training labels, read by logistic regression."""
     start: list = []
 
     def predict(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:
         if not start:
-            start.append(baselines.scvi_model(data, seed))
+            start.append(baselines.scvi_model(data, seed, epochs=epochs))
         taught = np.full(data.cells.n_obs, "", dtype=object)
         taught[train] = labels
         vectors, _ = baselines.scanvi_embedding(data, seed, train_labels=taught, start=start[0])

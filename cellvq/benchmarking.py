@@ -117,7 +117,8 @@ def benchmark(
     with tempfile.TemporaryDirectory() as passing:
         folder = Path(passing if output is None else output).expanduser()
         benchreport.claim(folder, data, overwrite)
-        budget = Budget(minutes, steps, epochs, folder / WORK / "models", str(init))
+        networks = any(each.name == "scVI" for each in entrants)
+        budget = Budget(minutes, steps, epochs, folder / WORK / "models", networks, str(init))
         if not resume and (folder / WORK).exists():
             shutil.rmtree(folder / WORK)
         asked = {each: TASKS[each] for each in tasks or TASKS}

@@ -99,6 +99,9 @@ class Run:
         tables = {name: _joined([getattr(each, name) for each in self.results])
                   for name in benchstore.TABLES}
         judged = [each.name for each in self.entrants if each.family in (MODEL, "yours")]
+        if len(tables["losses"]):  # denoisers are made by their task
+            judged += [name for name in tables["losses"]["method"].unique()
+                       if name.startswith(MODEL) and name not in judged]
         return benchreport.judge(self.data, self.entries, tables, self.failed, judged, self.notes)
 
     def _judges(self) -> list[str]:
@@ -202,7 +205,8 @@ class Run:
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # of other packages, for each of many fits
-                    results = judge(data, entry, seed=seed)
+                    results = (judge(data, entry, seed=seed) if entry
+                               else judge(data, seed=seed, budget=self.budget))
             except InputError as error:  # the data do not allow it: that is no failure of a method
                 results = Results(notes=[f"{task.capitalize()} is left out: {error}."])
             except Exception as error:

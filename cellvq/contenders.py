@@ -42,6 +42,8 @@ class Budget:
     """Epochs of scVI at the most; it stops early."""
     folder: Path | None = None
     """Where models are kept, from which an interrupted training goes on."""
+    networks: bool = True
+    """Whether tasks train scVI and scANVI as rivals of their own."""
     init: str = SMALL
     """The trained model that is scored as it is and goes on with the cells: a name or a folder."""
 

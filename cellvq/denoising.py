@@ -21,7 +21,7 @@ from cellvq import baselines, contenders, evaluate, joined, loader, sources
 from cellvq.annotation import failed
 from cellvq.annotation import joined as join_results
 from cellvq.contenders import Budget
-from cellvq.entries import Benchmarked, Entry, Results, subset
+from cellvq.entries import Benchmarked, Results, subset
 from cellvq.model import CellVQ
 from cellvq.pretraining import pretrain
 
@@ -50,14 +50,11 @@ Rates = Callable[[Benchmarked, np.ndarray, int, Budget], Iterator[tuple[str, np.
 """From thinned data and positions of genes to each method's share of a cell's molecules."""
 
 
-def denoising(
-    data: Benchmarked, entry: Entry | None = None, *, seed: int = 0, budget: Budget | None = None
-) -> Results:
+def denoising(data: Benchmarked, *, seed: int = 0, budget: Budget | None = None) -> Results:
     """Judge what methods expect of held-out molecules, those of CellVQ beside simple ones.
 
     Args:
         data: cells with raw counts; no labels are used.
-        entry: not used: methods are made anew, as they may not see all molecules.
         seed: seed of the thinning and of the methods.
         budget: training of scVI and CellVQ; the same as elsewhere in the benchmark.
 
@@ -77,6 +74,8 @@ def denoising(
     judge = _Judge(thinned, held[:, genes], depth, keep, genes)
     found = []
     for names, make in METHODS.items():
+        if make is _scvi and not budget.networks:
+            continue
         try:
             for name, rates in make(thinned, genes, seed, budget):
                 found.append(Results(losses=judge.losses(rates, name, seed)))

@@ -13,6 +13,7 @@ import io
 import json
 import logging
 import warnings
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -70,7 +71,8 @@ def integration(data: Benchmarked, entry: Entry, *, seed: int = 0) -> Results:
         "task": "integration", "protocol": "scib", "method": entry.method,
         "representation": "embedding", "metric": metric, "seed": seed, "value": value,
         "n_cells": len(keep), "n_groups": len(np.unique(batches[keep])),
-        "settings": json.dumps({"neighbours": min(NEIGHBOURS, len(keep) - 1)}), "status": "",
+        "settings": json.dumps({"neighbours": min(NEIGHBOURS, len(keep) - 1)}),
+        "status": "" if np.isfinite(value) else f"{metric} is not defined for so few cells",
     } for metric, value in values.items()]))
 
 
@@ -118,21 +120,35 @@ def measures(
         before: principal components before integration, [cells, components].
         labels: class of each cell, [cells].
         batches: batch of each cell, [cells].
+
+    Raises:
+        InputError: scib-metrics is not installed.
+        ValueError: all vectors are the same.
     """
     try:
         scib = importlib.import_module("scib_metrics")
     except ImportError as error:
         raise InputError(f"not run: needs `{baselines.EXTRA}`") from error
-    from scib_metrics.nearest_neighbors import NeighborsResults
+    from scib_metrics import nearest_neighbors
 
-    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    def neighbours(points: np.ndarray, n_neighbors: int) -> nearest_neighbors.NeighborsResults:
+        fitted = NearestNeighbors(n_neighbors=min(n_neighbors, len(points))).fit(points)
+        distances, indices = fitted.kneighbors(points)
+        return nearest_neighbors.NeighborsResults(indices=indices, distances=distances)
+
+    def nearest(most: int) -> nearest_neighbors.NeighborsResults:
+        return nearest_neighbors.NeighborsResults(
+            indices=whole.indices[:, :most], distances=whole.distances[:, :most])
+
+    vectors = np.ascontiguousarray(vectors[:, np.ptp(vectors, axis=0) > 0], dtype=np.float32)
+    if not vectors.size:
+        raise ValueError("all cells have the same vector")
     number = min(NEIGHBOURS, len(vectors) - 1)
-    distances, indices = NearestNeighbors(n_neighbors=number).fit(vectors).kneighbors(vectors)
-
-    def nearest(most: int) -> NeighborsResults:
-        return NeighborsResults(indices=indices[:, :most], distances=distances[:, :most])
-
+    whole = neighbours(vectors, number)
     groups = scib.nmi_ari_cluster_labels_kmeans(vectors, labels)
+    # kBET looks for neighbours itself, approximate ones, which takes half a minute to compile.
+    with mock.patch.object(nearest_neighbors, "pynndescent", neighbours):
+        kbet = scib.kbet_per_label(nearest(50), batches, labels)
     found = {
         "isolated_labels": scib.isolated_labels(vectors, labels, batches),
         "kmeans_nmi": groups["nmi"], "kmeans_ari": groups["ari"],
@@ -140,7 +156,7 @@ def measures(
         "clisi": scib.clisi_knn(nearest(number), labels),
         "bras": scib.bras(vectors, labels, batches),
         "ilisi": scib.ilisi_knn(nearest(number), batches),
-        "kbet": scib.kbet_per_label(nearest(50), batches, labels),
+        "kbet": kbet,
         "graph_connectivity": scib.graph_connectivity(nearest(15), labels),
         "pcr_comparison": scib.pcr_comparison(before, vectors, batches, categorical=True),
     }

@@ -63,7 +63,7 @@ def properties(data: Benchmarked, entry: Entry, *, seed: int = 0) -> Results:
     return _judge(data, readers, entry.method, seed, entry.vectors)
 
 
-def on_genes(data: Benchmarked, entry: None = None, *, seed: int = 0) -> Results:
+def on_genes(data: Benchmarked, *, seed: int = 0, budget: None = None) -> Results:
     """Judge logistic regression on genes, and the most common value, which knows nothing."""
     _require(data)
     genes = baselines.variable_genes(data)
