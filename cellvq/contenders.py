@@ -86,7 +86,7 @@ def zero_shot(data: Benchmarked, seed: int, budget: Budget) -> Made:
 
 def continued(data: Benchmarked, seed: int, budget: Budget) -> Made:
     """The trained model, fitted to these cells and trained on with them."""
-    return encoded(data, *_train(data, seed, budget, "continued", init=budget.init, codes=CODES))
+    return encoded(data, *_train(data, seed, budget, "continued", init=budget.init))
 
 
 def from_scratch(data: Benchmarked, seed: int, budget: Budget) -> Made:

@@ -209,15 +209,20 @@ def signal_covariance(
     """
     found = 0.0
     for _ in range(2):
-        first, second = counts.copy(), counts.copy()
-        first.data = rng.binomial(counts.data.astype(int), 0.5).astype(counts.dtype)
-        second.data = counts.data - first.data
-        first, second = (log_values(half, depth / 2, ceiling) for half in (first, second))
+        first, second = (log_values(half, depth / 2, ceiling) for half in deal(counts, rng))
         (means, sizes), (others, _) = group_means(first, batch), group_means(second, batch)
         product = np.asarray((first.T @ second).todense()) / len(batch)
         product -= (means.T * (sizes / len(batch))) @ others
         found = found + (product + product.T) / 4
     return found
+
+
+def deal(counts: csr_matrix, rng: np.random.Generator) -> tuple[csr_matrix, csr_matrix]:
+    """Deal the molecules of each cell into two halves, [cells, genes] each."""
+    first, second = counts.copy(), counts.copy()
+    first.data = rng.binomial(counts.data.astype(int), 0.5).astype(counts.dtype)
+    second.data = counts.data - first.data
+    return first, second
 
 
 def batch_shifts(values: csr_matrix, groups: np.ndarray, batch: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cellvq import InputError, config, distributed, weights
-from cellvq.continuing import carry_genes
+from cellvq.continuing import carry_genes, keeps_path, require_shared
 from cellvq.corpus import gather
 from cellvq.model import CellVQ
 from cellvq.objective import start_decoder, warm_start
@@ -20,6 +21,9 @@ from cellvq.train import train
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
+
+GENTLY = 0.3
+"""Share of the learning rate at which a model trains on whose linear path is kept."""
 
 
 def pretrain(
@@ -56,8 +60,9 @@ def pretrain(
             several. A gene that a file did not measure is neither shown nor asked for there.
         preset: size of the model, a name of ``config.PRESETS``.
         init: a trained model to go on from, ``small`` or a folder. Its network and what it has
-            learnt of genes are carried over; panel, linear path and codebook are fitted to these
-            cells. Of ``preset`` only training and size of the panel are used then.
+            learnt of genes are carried over; its panel, linear path and codebook as well where its
+            path tells more of these cells than one fitted to them (`continuing.keeps_path`), or
+            else these are made anew. Of ``preset`` only training and size of the panel are used.
         keep_codes: keep panel, linear path and codebook of ``init`` as well and train them on, so
             that its codes keep their meaning. Models of the released shape always do.
         batch: column of ``obs`` with the batch. The decoder sees it, and the warm start leaves it
@@ -121,10 +126,19 @@ def pretrain(
     chosen |= _codebook(codes, quantizer, size.quantizer.kind)
     _refuse_other_size(chosen, panel, init, keep)
     size, training = config.change(size, known.training, chosen)
-    data = gather(cells, start.panel if keep else panel or known.model.panel_size, batch,
-                  donor, training, properties, size.depth, stream, gene_table, orthologs)
+    columns = (batch, donor, training, properties, size.depth, stream, gene_table, orthologs)
+    most = size.panel_size if start is None else known.model.panel_size
+    data, keeps = gather(cells, start.panel if keep else panel or most, *columns), keep
+    if start is not None and not keep and panel is None:
+        require_shared(start, data.panel)
+        before = gather(cells, start.panel, *columns)
+        if keeps := keeps_path(start, data, before):
+            data = before
+    if start is not None and keeps and "training.learning_rate" not in chosen:
+        training = dataclasses.replace(training, learning_rate=GENTLY * training.learning_rate)
     run = describe(data, size, training) | {
-        "preset": preset, "minutes": minutes, "keep_codes": keep,
+        "preset": preset, "minutes": minutes, "keeps_path": keeps,
+        "keep_codes": keeps and start is not None and size.quantizer == start.config.quantizer,
         "init": None if start is None else weights.fingerprint(start),
     }
     if found := finished(run, manner):
@@ -132,8 +146,8 @@ def pretrain(
     with reproducible():
         torch.manual_seed(seed)
         model = CellVQ(size, data.panel, data.batches, data.labels)
-        if keep:
-            weights.carry_over(start, model)
+        if keeps:
+            weights.carry_over(start, model, codes=run["keep_codes"])
         else:
             if size.decoder == "query":
                 start_decoder(model, data)

@@ -50,7 +50,7 @@ def train(
     network = distributed.share(model, manner.engine)
     optimizer = make_optimizer(model, training)
     state = {"run": run, "step": 0, "cells": 0, "seconds": 0.0, "history": [], "best": math.inf,
-             "code_started": run.get("init") is not None, "reports_since_best": 0,
+             "code_started": run.get("keep_codes", False), "reports_since_best": 0,
              "usage": [0] * codes}
     best: dict[str, Tensor] = {}
     if folder is not None and (folder / CHECKPOINT).exists():

@@ -22,8 +22,7 @@ from cellvq import InputError, distributed
 from cellvq.config import FORMAT, ModelConfig, from_dict
 from cellvq.model import CellVQ
 
-SHIPPED = Path(__file__).with_name("models")
-"""Where the trained models lie that come with the package."""
+_SHIPPED = Path(__file__).with_name("models")  # where the models of the package lie
 MODELS = ("small",)
 """Their names."""
 
@@ -66,7 +65,7 @@ def locate(name_or_path: str | Path) -> Path:
         ('small', 'runs/mine')
     """
     path = Path(name_or_path).expanduser()
-    return SHIPPED / str(name_or_path) if name_or_path in MODELS and not path.exists() else path
+    return _SHIPPED / str(name_or_path) if name_or_path in MODELS and not path.exists() else path
 
 
 def read_model(directory: str | Path) -> tuple[CellVQ, dict]:
@@ -114,17 +113,19 @@ def read_config(directory: str | Path) -> dict:
     return config
 
 
-def carry_over(source: CellVQ, target: CellVQ) -> None:
+def carry_over(source: CellVQ, target: CellVQ, *, codes: bool = True) -> None:
     """Fill a model with all that another has and that fits: not other batches, not new heads.
 
     Args:
         source: a trained model.
         target: a model of the same panel and configuration; changed in place.
+        codes: whether the codebook is carried over as well.
     """
     there, batches = target.state_dict(), ("decoder.batch_shift", "decoder.batch_embedding")
     fits = {
         name: value for name, value in source.state_dict().items()
         if name in there and there[name].shape == value.shape
+        and (codes or not name.startswith("quantizer."))
         and (name not in batches or source.batches == target.batches)
     }
     target.load_state_dict(there | fits)

@@ -70,7 +70,8 @@ def model(folder: Path, study: str) -> str:
     """The model that has not seen a study; ``small`` where it saw no such study anyway."""
     if not study:
         return "small"
-    shipped.make(folder / study, without=[study])
+    if not (folder / study / "config.json").exists():
+        shipped.make(folder / study, without=[study])
     return str(folder / study)
 
 
@@ -82,6 +83,7 @@ def main() -> None:
     parser.add_argument("--dataset", action="append", choices=[*DATASETS])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--tasks", nargs="+", default=TASKS)
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--record", action="store_true", help="write book/benchmarking")
     options = parser.parse_args()
     names = options.dataset or [*DATASETS]
@@ -90,6 +92,7 @@ def main() -> None:
         found = benchmarking.benchmark(
             load(name), label, batch, donor, study, name=name, seeds=options.seeds,
             tasks=options.tasks, init=model(options.models, unseen), output=options.output / name,
+            jobs=options.jobs,
         )
         print(found.words, flush=True)
     if options.record:

@@ -65,14 +65,19 @@ def test_two_processes_train_what_one_trains(
     in_processes(2, tmp_path, work)
     one = cellvq.pretrain(cells, **options)
     two = cellvq.load(tmp_path / "two")
+    still = options | {"changes": options["changes"] | {"training.learning_rate": 0.0}}
+    start = cellvq.pretrain(cells, **still).model.state_dict()
     wanted, found = one.model.state_dict(), two.state_dict()
     for name, value in wanted.items():
-        apart = (value.float() - found[name].float()).abs()
+        apart = value.double() - found[name].double()
         if name.endswith("into_attention.bias"):
             # The softmax does not see the bias of the keys: its gradient is rounding and nothing
             # else, which Adam blows up to steps of full length.
             apart[64:128] = 0
-        assert apart.max() <= 1e-6 * max(1, value.float().abs().max()), name
+        # Held against how far training went. Adam lets rounding grow in a single weight whose
+        # gradient is next to nothing, so no bound in numbers of its own would hold for each.
+        way = (value.double() - start[name].double()).norm()
+        assert apart.norm() <= 1e-4 * way + 1e-7 * value.double().norm(), name
 
 
 @pytest.mark.parametrize("engine", ["ddp", "fsdp"])

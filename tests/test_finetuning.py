@@ -5,7 +5,9 @@ import pytest
 import torch
 
 import cellvq
-from cellvq import InputError, adapters
+from cellvq import InputError, adapters, continuing
+from cellvq.config import TrainingConfig
+from cellvq.corpus import gather
 from cellvq.simulate import simulate_cells
 from cellvq.truth import truth
 
@@ -119,7 +121,8 @@ def test_unknown_genes_lie_among_their_like(cells, folder):
     other = cells.copy()
     other.var_names = ["unknown" if name == gene else name for name in other.var_names]
     still = {"training.learning_rate": 0.0}
-    model = cellvq.pretrain(other, init=folder, steps=1, changes=still, progress=False).model
+    model = cellvq.pretrain(other, init=folder, steps=1, changes=still, progress=False,
+                            panel=list(other.var_names)).model  # a panel and path of its own
     table = torch.nn.functional.normalize(model.gene_embedding.weight[: len(model.panel)], dim=1)
     near = dict(zip(model.panel, (table @ table[model.panel.index("unknown")]).tolist(),
                     strict=True))
@@ -140,3 +143,25 @@ def test_init_keeps_the_size_of_the_model(cells, folder):
     other.var_names = [f"zebra{i}" for i in range(other.n_vars)]
     with pytest.raises(InputError, match="zebra"):
         cellvq.pretrain(other, init=folder, progress=False)
+
+
+def test_cells_decide_whether_the_linear_path_is_kept(tmp_path):
+    """A few more cells of the same kinds keep it; other kinds, or many more cells, do not."""
+    many = simulate_cells(cells=1500, genes=200, cell_types=5, seed=2)
+    order = np.random.default_rng(0).permutation(many.n_obs)
+    few, most = many[order[:60]].copy(), many[order[60:]].copy()
+    still = {"training.learning_rate": 0.0}
+    source = tmp_path / "known"
+    known = cellvq.pretrain(most, codes=8, steps=1, changes=still, progress=False,
+                            output=source).model
+    other = most.copy()  # the same cells, but every gene stands for another
+    other.var_names = np.random.default_rng(1).permutation(most.var_names)
+    for cells, keeps in ((few, True), (other, False)):
+        corpora = (gather(cells, panel, None, None, TrainingConfig())
+                   for panel in (200, known.panel))
+        assert continuing.keeps_path(known, *corpora) == keeps
+        run = cellvq.pretrain(cells, init=source, steps=1, changes=still, progress=False)
+        assert (run.model.panel == known.panel) == keeps  # and pretraining does as they decide
+        if keeps:
+            paths = [model.cell_vector.components for model in (run.model, known)]
+            assert torch.equal(*paths)
