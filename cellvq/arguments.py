@@ -43,8 +43,9 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--preset", default="tiny", help="size of the model (default: tiny)")
     verb.add_argument("--init", metavar="NAME|DIR", help="go on from this trained model: small, "
                       "which comes with the package, or one of your own")
-    verb.add_argument("--keep-codes", action="store_true", default=None,
-                      help="keep genes and codes of --init, so that codes keep their meaning")
+    verb.add_argument("--keep-codes", action=argparse.BooleanOptionalAction,
+                      help="keep genes and codes of --init, so that codes keep their meaning, or "
+                      "fit them to these cells anew (default: what tells more of these cells)")
     verb.add_argument("--batch", metavar="COLUMN", help="column of obs with the batch to leave out")
     verb.add_argument("--panel", metavar="NAME|FILE",
                       help="genes to learn: panel_19264, or a file with one name a line")

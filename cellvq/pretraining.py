@@ -31,7 +31,7 @@ def pretrain(
     *,
     preset: str = "tiny",
     init: str | Path | None = None,
-    keep_codes: bool = False,
+    keep_codes: bool | None = None,
     batch: str | None = None,
     donor: str | None = None,
     properties: Sequence[str] = (),
@@ -60,11 +60,12 @@ def pretrain(
             several. A gene that a file did not measure is neither shown nor asked for there.
         preset: size of the model, a name of ``config.PRESETS``.
         init: a trained model to go on from, ``small`` or a folder. Its network and what it has
-            learnt of genes are carried over; its panel, linear path and codebook as well where its
-            path tells more of these cells than one fitted to them (`continuing.keeps_path`), or
-            else these are made anew. Of ``preset`` only training and size of the panel are used.
-        keep_codes: keep panel, linear path and codebook of ``init`` as well and train them on, so
-            that its codes keep their meaning. Models of the released shape always do.
+            learnt of genes are carried over. Of ``preset`` only training and size of the panel are
+            used then.
+        keep_codes: True to keep panel, linear path and codebook of ``init`` as well and train them
+            on, so that its codes keep their meaning; False to fit them to these cells anew. By
+            default the cells decide (`continuing.keeps_path`). Models of the released shape always
+            keep them.
         batch: column of ``obs`` with the batch. The decoder sees it, and the warm start leaves it
             out, so that vectors and codes carry little of it.
         donor: column of ``obs`` with the donor; whole donors are kept for validation.
@@ -117,11 +118,11 @@ def pretrain(
     if steps is not None:
         chosen["training.steps"] = steps
     known, start = config.preset(preset), None
-    size, keep = known.model, keep_codes
+    size, keep = known.model, bool(keep_codes)
     if init is not None:
         start, _ = weights.read_model(init)
-        size, keep = start.config, keep_codes or start.config.cell_vector != "components"
-    elif keep_codes:
+        size, keep = start.config, keep or start.config.cell_vector != "components"
+    elif keep:
         raise InputError("keep_codes needs init; name the model whose codes are to be kept")
     chosen |= _codebook(codes, quantizer, size.quantizer.kind)
     _refuse_other_size(chosen, panel, init, keep)
@@ -129,8 +130,9 @@ def pretrain(
     columns = (batch, donor, training, properties, size.depth, stream, gene_table, orthologs)
     most = size.panel_size if start is None else known.model.panel_size
     data, keeps = gather(cells, start.panel if keep else panel or most, *columns), keep
-    if start is not None and not keep and panel is None:
+    if start is not None and not keep:
         require_shared(start, data.panel)
+    if start is not None and not keep and keep_codes is None and panel is None:
         before = gather(cells, start.panel, *columns)
         if keeps := keeps_path(start, data, before):
             data = before
