@@ -38,6 +38,9 @@ class Quantized(NamedTuple):
 class Quantizer(nn.Module):
     """A set of codes with addresses in a tree, which has a single level where codes are flat."""
 
+    held = False
+    """Whether codes learnt from cells stay where they are, and so keep their meaning."""
+
     def __init__(self, config: QuantizerConfig, width: int) -> None:
         super().__init__()
         self.config, self.width = config, width

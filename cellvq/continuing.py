@@ -2,7 +2,8 @@
 
 Whether its linear path and panel serve the new cells, or a path of their own would serve better, is
 decided by the cells (`keeps_path`). With a few hundred cells of a tissue that the model knows, its
-path is the better one; with thousands, or another tissue, theirs. The codebook goes with the path.
+path is the better one; with thousands, or another tissue, theirs. A path that is kept leaves out
+what sets the new batches apart, and the codebook that goes with it stays where it is.
 What is always carried over is what the model has learnt of genes and of how they go together: the
 embeddings of genes and values, the transformer, and the view it takes of a cell.
 """
@@ -20,7 +21,15 @@ from sklearn.model_selection import KFold
 from cellvq import InputError
 from cellvq.corpus import Corpus
 from cellvq.model import CellVQ
-from cellvq.objective import CLIP, deal, group_means, log_values, warm_start
+from cellvq.objective import (
+    CLIP,
+    WARM_CELLS,
+    deal,
+    group_means,
+    log_values,
+    shared_shifts,
+    warm_start,
+)
 
 CARRIED = ("value_embedding.", "layers.", "norm.", "cell_vector.norm.", "cell_vector.view.",
            "cell_vector.gate", "decoder.into_bend.")
@@ -74,6 +83,31 @@ def keeps_path(source: CellVQ, corpus: Corpus, known: Corpus) -> bool:
             wrong.append(((wanted[unseen] - way.predict(vectors[unseen])) ** 2).mean())
         gains.append(wrong[1] - wrong[0])
     return float(np.mean(gains)) > 0
+
+
+@torch.no_grad()
+def leave_out_batches(model: CellVQ, corpus: Corpus) -> None:
+    """Take out of a kept linear path what sets the new batches apart within groups of like cells.
+
+    The warm start does the same for a path of its own; a kept one has not seen these batches.
+
+    Args:
+        model: the model with its panel; its linear path is changed in place.
+        corpus: the new cells with that panel.
+    """
+    cells = corpus.train[:WARM_CELLS]
+    batch, path = corpus.batch[cells], model.cell_vector
+    if len(np.unique(batch)) < 2:
+        return
+    ceiling = path.ceiling.cpu().numpy().astype(float)
+    scale = CLIP / np.maximum(ceiling - path.mean.cpu().numpy(), 1e-6)
+    values = log_values(corpus.counts[cells], corpus.depth[cells], ceiling)
+    known = path.components.cpu().numpy() / scale[:, None]
+    axes = known
+    for attempt in range(2):
+        left_out = shared_shifts(values, scale, axes, batch, attempt)
+        axes = known - left_out.T @ (left_out @ known)
+    path.components.copy_(torch.as_tensor(scale[:, None] * axes))
 
 
 def _path(model: CellVQ, counts, depth: np.ndarray, batch: np.ndarray) -> np.ndarray:

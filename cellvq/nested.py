@@ -94,7 +94,8 @@ class Means(Quantizer):
         loss = self.config.commitment * F.mse_loss(x, vectors)
         if self.training:
             vectors = self._truncate(codes, vectors)
-            self._follow(x.detach(), codes, self.config.decay, self.config.restart_share)
+            if not self.held:
+                self._follow(x.detach(), codes, self.config.decay, self.config.restart_share)
         return Quantized(x + (vectors - x).detach(), codes, loss)
 
     def _truncate(self, codes: Tensor, vectors: Tensor) -> Tensor:
@@ -129,6 +130,8 @@ class Means(Quantizer):
             x: vectors of whole training cells, [cells, width], as for `start`.
             seed: seed of the new starts.
         """
+        if self.held:
+            return
         starts = [np.random.default_rng([seed, start]) for start in range(STARTS)]
         self._keep_best(x.float(), [None, *starts])
 

@@ -83,12 +83,7 @@ def warm_start(model: CellVQ, corpus: Corpus) -> None:
     covariance = half.mean() * covariances[0] + (~half).mean() * covariances[1]
     keep, axes = None, principal_axes(covariance, width)[1]
     for attempt in range(2 if len(np.unique(batch)) > 1 else 0):
-        with warnings.catch_warnings():  # an empty group does no harm
-            warnings.simplefilter("ignore")
-            start = np.random.default_rng([attempt])
-            groups = kmeans2(values @ (scale[:, None] * axes), GROUPS, minit="++", rng=start)[1]
-        shifts = batch_shifts(values, groups, batch) * scale
-        left_out = np.linalg.svd(shifts, full_matrices=False)[2][:SHIFTS_LEFT_OUT]
+        left_out = shared_shifts(values, scale, axes, batch, attempt)
         keep = np.eye(panel) - left_out.T @ left_out
         axes = principal_axes(keep @ covariance @ keep, width)[1]
     if keep is not None:
@@ -223,6 +218,29 @@ def deal(counts: csr_matrix, rng: np.random.Generator) -> tuple[csr_matrix, csr_
     first.data = rng.binomial(counts.data.astype(int), 0.5).astype(counts.dtype)
     second.data = counts.data - first.data
     return first, second
+
+
+def shared_shifts(
+    values: csr_matrix, scale: np.ndarray, axes: np.ndarray, batch: np.ndarray, attempt: int
+) -> np.ndarray:
+    """Return the directions in which batches differ most within groups of like cells.
+
+    Args:
+        values: log-normalised, [cells, genes].
+        scale: factor that brings each gene to unit variance, [genes].
+        axes: of scaled genes, along which cells are grouped, [genes, width].
+        batch: index of the batch, [cells].
+        attempt: seed of the grouping.
+
+    Returns:
+        At most ``SHIFTS_LEFT_OUT`` directions of scaled genes, [directions, genes].
+    """
+    with warnings.catch_warnings():  # an empty group does no harm
+        warnings.simplefilter("ignore")
+        start = np.random.default_rng([attempt])
+        groups = kmeans2(values @ (scale[:, None] * axes), GROUPS, minit="++", rng=start)[1]
+    shifts = batch_shifts(values, groups, batch) * scale
+    return np.linalg.svd(shifts, full_matrices=False)[2][:SHIFTS_LEFT_OUT]
 
 
 def batch_shifts(values: csr_matrix, groups: np.ndarray, batch: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cellvq import InputError, config, distributed, weights
-from cellvq.continuing import carry_genes, keeps_path, require_shared
+from cellvq.continuing import carry_genes, keeps_path, leave_out_batches, require_shared
 from cellvq.corpus import gather
 from cellvq.model import CellVQ
 from cellvq.objective import start_decoder, warm_start
@@ -62,10 +62,10 @@ def pretrain(
         init: a trained model to go on from, ``small`` or a folder. Its network and what it has
             learnt of genes are carried over. Of ``preset`` only training and size of the panel are
             used then.
-        keep_codes: True to keep panel, linear path and codebook of ``init`` as well and train them
-            on, so that its codes keep their meaning; False to fit them to these cells anew. By
-            default the cells decide (`continuing.keeps_path`). Models of the released shape always
-            keep them.
+        keep_codes: True to keep panel, linear path and codebook of ``init`` as well, so that its
+            codes keep their meaning; False to fit them to these cells anew. By default the cells
+            decide (`continuing.keeps_path`), and what sets their batches apart is taken out of a
+            path that is kept. Models of the released shape always keep them.
         batch: column of ``obs`` with the batch. The decoder sees it, and the warm start leaves it
             out, so that vectors and codes carry little of it.
         donor: column of ``obs`` with the donor; whole donors are kept for validation.
@@ -150,6 +150,9 @@ def pretrain(
         model = CellVQ(size, data.panel, data.batches, data.labels)
         if keeps:
             weights.carry_over(start, model, codes=run["keep_codes"])
+            model.quantizer.held = run["keep_codes"]
+            if not keep:
+                leave_out_batches(model, data)
         else:
             if size.decoder == "query":
                 start_decoder(model, data)

@@ -1,6 +1,7 @@
 """A trained model learns labels of new cells, and keeps what it need not change."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -76,7 +77,9 @@ def test_pretraining_goes_on_from_a_model(cells, folder):
     options = {"steps": 2, "batch": "batch", "progress": False}
     kept = {"init": folder, "keep_codes": True}
     more = cellvq.pretrain(cells[:, :200].copy(), **kept, **options)
-    assert more.model.panel == cellvq.load(folder).panel  # genes that are absent are unknown
+    known = cellvq.load(folder)
+    assert more.model.panel == known.panel  # genes that are absent are unknown
+    assert torch.equal(more.model.quantizer.codebook, known.quantizer.codebook)
     more = cellvq.pretrain(cells, **kept, **options)
     fresh = cellvq.pretrain(cells, codes=16, **options)
     assert more.history.validation_cell.iloc[0] < fresh.history.validation_cell.iloc[0] - 1
@@ -165,3 +168,22 @@ def test_cells_decide_whether_the_linear_path_is_kept(tmp_path):
         if keeps:
             paths = [model.cell_vector.components for model in (run.model, known)]
             assert torch.equal(*paths)
+
+
+def test_a_kept_path_leaves_new_batches_out():
+    """Batches that a trained model has not seen lie together once their shifts are left out."""
+    cells = simulate_cells(cells=900, genes=200, cell_types=4, seed=3)
+    still = {"training.learning_rate": 0.0}
+    model = cellvq.pretrain(cells, codes=8, steps=1, changes=still, progress=False).model
+
+    def share_of_batch():
+        values = pd.DataFrame(cellvq.encode(cells, model).obsm["X_cellvq"], index=cells.obs_names)
+        kinds, parts = cells.obs["cell_type"], [cells.obs["cell_type"], cells.obs["batch"]]
+        between = values.groupby(parts, observed=True).transform("mean").sub(
+            values.groupby(kinds, observed=True).transform("mean"))
+        return between.to_numpy().var() / values.to_numpy().var()
+
+    before = share_of_batch()
+    corpus = gather(cells, model.panel, "batch", None, TrainingConfig())
+    continuing.leave_out_batches(model, corpus)
+    assert share_of_batch() < 0.5 * before
