@@ -332,3 +332,9 @@ def test_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
         weights.write_whole(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]  # and nothing half written beside it
+
+
+def test_the_size_of_the_panel_can_be_changed():
+    cells = simulate_cells(cells=120, genes=220)
+    run = cellvq.pretrain(cells, codes=8, steps=1, changes={"model.panel_size": 60}, progress=False)
+    assert len(run.model.panel) == 60
