@@ -39,15 +39,15 @@ class Benchmark:
     scores: pd.DataFrame
     """One row a method, seed and score, with all settings; a failure has a status and no value."""
     verdicts: pd.DataFrame
-    """One row a comparison: difference, 95 % interval and verdict."""
+    """One row a comparison, with difference, 95 % interval and verdict."""
     calls: pd.DataFrame
-    """One row a test cell: the truth and the call."""
+    """One row a test cell, with the truth and the call."""
     losses: pd.DataFrame
     """One row a test cell of denoising."""
     summary: pd.DataFrame
     """Mean and 95 % interval of every score."""
     costs: pd.DataFrame
-    """One row a method and seed: seconds, megabytes (MB), fitted numbers."""
+    """One row a method and seed, with seconds, megabytes (MB), fitted numbers."""
     notes: tuple[str, ...] = ()
     """What was left out and why, a sentence each."""
     words: str = ""

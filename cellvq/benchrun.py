@@ -40,7 +40,7 @@ class Task:
     controlled: bool = False
     """Whether an entry is also judged with shuffled labels."""
     after: str = ""
-    """Method whose process judges the rivals, too: what it has made is of use to them."""
+    """Method whose process judges the rivals, too, since what it has made is of use to them."""
 
 
 def shuffled(data: Benchmarked, seed: int) -> Benchmarked:

@@ -1,6 +1,6 @@
 """Figures of a benchmark: scores with intervals, verdicts, ranks and costs; failures stay in sight.
 
-Tables come from :mod:`cellvq.significance` and :mod:`cellvq.benchmark`.
+Tables come from :mod:`cellvq.significance` and :mod:`cellvq.benchmarking`.
 """
 
 from __future__ import annotations

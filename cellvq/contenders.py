@@ -23,7 +23,7 @@ from cellvq.entries import Benchmarked, Entry
 from cellvq.tasks import MODEL, PCA
 
 CODES = 64
-"""Codes that a CellVQ is judged by: the finest level with no more."""
+"""Codes that a CellVQ is judged by, at the finest level with no more."""
 SMALL = "small"
 """The model that comes with the package."""
 NETWORK = {"model.cell_width": config.preset(SMALL).model.cell_width}
@@ -45,7 +45,7 @@ class Budget:
     networks: bool = True
     """Whether tasks train scVI and scANVI as rivals of their own."""
     init: str = SMALL
-    """The trained model that is scored as it is and goes on with the cells: a name or a folder."""
+    """The trained model that is scored as it is and goes on with the cells, a name or a folder."""
 
     def training(self) -> dict:
         """The arguments of :func:`cellvq.pretrain` that the budget decides."""

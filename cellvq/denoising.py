@@ -38,14 +38,14 @@ PROTOCOLS = {
 COMPONENTS, NEIGHBOURS = 20, 15
 """Of the two simple rivals."""
 LEAST_RATE = 1e-6
-"""No gene is taken as impossible: its least share of a cell's molecules."""
+"""No gene is taken as impossible; its least share of a cell's molecules."""
 SHRUNK = 0.05
 """Share of the mean profile that is mixed into the rates of every method, as some say zero where
 they have seen nothing, and one molecule would then decide."""
 BLOCK = 1024
 """Cells that are judged at once."""
 OTHERS = "PCA reconstruction of other cells"
-"""The control: what it costs to be told of the wrong cell."""
+"""The control, what it costs to be told of the wrong cell."""
 Rates = Callable[[Benchmarked, np.ndarray, int, Budget], Iterator[tuple[str, np.ndarray]]]
 """From thinned data and positions of genes to each method's share of a cell's molecules."""
 

@@ -108,7 +108,7 @@ class Results:
     """What a task says of one entry; the columns stand in :mod:`cellvq.significance`."""
 
     calls: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """One row a test cell: the truth and the call."""
+    """One row a test cell, with the truth and the call."""
     scores: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Scores that no calls underlie."""
     losses: pd.DataFrame = field(default_factory=pd.DataFrame)

@@ -19,7 +19,7 @@ METRIC_NAMES = {
 }
 AHEAD, BEHIND, EQUAL = "ahead", "behind", "not distinguishable"
 UNJUDGED = "no interval"
-"""Every seed gave the same score and no cell was resampled: nothing to judge by."""
+"""Every seed gave the same score and no cell was resampled, so there is nothing to judge by."""
 
 
 def correct(table: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
@@ -30,7 +30,7 @@ def correct(table: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
     a verdict says whether the interval leaves out zero.
 
     Args:
-        table: :func:`verdicts`, of one or of several data sets.
+        table: :func:`cellvq.significance.verdicts`, of one or of several data sets.
         alpha: chance of a wrong verdict in a family, at the most.
 
     Example:
@@ -60,7 +60,7 @@ def in_words(table: pd.DataFrame, baselines: Iterable[str] | None = None) -> str
     """Say in one sentence a score how a method stands against the others.
 
     Args:
-        table: :func:`verdicts`; controls with shuffled labels are passed over.
+        table: :func:`cellvq.significance.verdicts`; controls with shuffled labels are passed over.
         baselines: of whom to speak; None: of all.
 
     Example:

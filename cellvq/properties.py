@@ -27,7 +27,7 @@ PROTOCOLS = {
 
 
 HELD_OUT = ("new_donor", "new_study", "within_study")
-"""Protocols of the area under the ROC curve: the first that the data allow."""
+"""Protocols of the area under the ROC curve, of which the first counts that the data allow."""
 
 
 def properties(data: Benchmarked, entry: Entry, *, seed: int = 0) -> Results:

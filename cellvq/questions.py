@@ -17,12 +17,12 @@ from cellvq.scores import SHUFFLED
 
 QUESTION = ["dataset", "task", "protocol", "representation"]
 NEW_DONORS = ("new_donor", "new_study", "few_labels", "unknown_class")
-"""Protocols that hold donors out, by how their names begin: there the donor is the unit."""
+"""Protocols that hold donors out, by how their names begin; there the donor is the unit."""
 OVERALL, MEAN = "overall", "mean of macro-F1, ARI and NMI"
 OVERALL_PARTS = {"macro_f1": "annotation", "ari": "clustering", "nmi": "clustering"}
 """Metric and task of each part of the overall score."""
 HELD_OUT = ("new_donor", "within_study")
-"""Annotation protocols of the overall score: the first that was run."""
+"""Annotation protocols of the overall score, of which the first that was run counts."""
 
 Values = dict[tuple[str, int], dict[str, np.ndarray]]
 """By method and seed, each metric's values, [1 + draws]; the first is the score itself."""

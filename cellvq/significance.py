@@ -96,7 +96,7 @@ def paired_bootstrap(
             and seeds of both are compared.
         method: who may be ahead.
         baseline: whom to compare with.
-        metric: of :func:`metrics_of`.
+        metric: of :func:`cellvq.questions.metrics_of`.
         draws: bootstrap draws.
         seed: seed of the draws.
         donors: donor of each cell of the data set, to resample donors with all their cells.
