@@ -186,18 +186,20 @@ def settle(model: CellVQ, corpus: Corpus, training: TrainingConfig) -> None:
 
 @torch.no_grad()
 def encode_cells(model: CellVQ, corpus: Corpus, cells: np.ndarray) -> Encoded:
-    """Encode whole cells of the corpus, with nothing hidden."""
+    """Encode whole cells of the corpus, with nothing hidden; cells of like length go together."""
     was_training = model.training
     model.eval()
     encoded = []
-    for part in np.array_split(cells, math.ceil(len(cells) / 256)):
+    order = np.argsort(np.diff(corpus.take(cells).counts.indptr), kind="stable")
+    for part in np.array_split(cells[order], math.ceil(len(cells) / 64)):
         taken = corpus.take(part)
         batch = loader.make_batch(taken.counts, taken.depth, measured=taken.measured)
         encoded.append(model.encode(batch.to(model.device)))
     model.train(was_training)
     if hasattr(model, "reshard"):  # FSDP2: what is written to the parameters next has to last
         model.reshard()
-    return Encoded(*(torch.cat(parts) for parts in zip(*encoded, strict=True)))
+    back = torch.as_tensor(np.argsort(order), device=model.device)
+    return Encoded(*(torch.cat(parts)[back] for parts in zip(*encoded, strict=True)))
 
 
 def _progress(state: dict, minutes: float | None) -> float:
