@@ -23,19 +23,19 @@ _FUNCTIONS = {
     "pretrain": "pretraining",
 }
 _MODULES = (
-    "adapters", "annotation", "atlas", "attention", "attribution", "baselines", "bench",
-    "benchmarking", "benchreport", "benchrun", "benchstore", "benchview", "biology", "build",
-    "cards", "census", "checking", "clustering", "codebook", "codes", "codeview", "composition",
-    "config", "contenders", "corpus", "corpuscost", "cost", "counts", "databench", "datasets",
-    "decoded", "decoder", "denoising", "dictionary", "dictionaryfiles", "distributed", "download",
-    "encoding", "entries", "evaluate", "faithfulness", "files", "finetuning", "genes", "genesets",
-    "genetables", "graph", "health", "integration", "joined", "knowledge", "leaderboard", "loader",
-    "machine", "mapping", "margins", "model", "naming", "nested", "novelty", "objective",
-    "official", "optimize", "originals", "panels", "performer", "plot", "pretraining",
-    "properties", "pseudobulk", "quantize", "reading", "reconstruction", "reference", "registry",
-    "replicates", "report", "rfiles", "runs", "scan", "shards", "shipped", "significance",
-    "simulate", "sources", "splits", "stability", "stream", "tablefiles", "tasks", "train",
-    "truth", "weights",
+    "ablation", "adapters", "annotation", "atlas", "attention", "attribution", "baselines",
+    "bench", "benchmarking", "benchreport", "benchrun", "benchstore", "benchview", "biology",
+    "build", "cards", "census", "checking", "clustering", "codebook", "codes", "codeview",
+    "composition", "config", "contenders", "corpus", "corpuscost", "cost", "counts", "databench",
+    "datasets", "decoded", "decoder", "denoising", "dictionary", "dictionaryfiles", "distributed",
+    "download", "encoding", "entries", "evaluate", "faithfulness", "files", "finetuning", "genes",
+    "genesets", "genetables", "graph", "health", "integration", "joined", "knowledge",
+    "leaderboard", "loader", "machine", "mapping", "margins", "model", "naming", "nested",
+    "novelty", "objective", "official", "optimize", "originals", "panels", "performer", "plot",
+    "pretraining", "properties", "pseudobulk", "quantize", "reading", "reconstruction",
+    "reference", "registry", "replicates", "report", "rfiles", "runs", "scan", "shards", "shipped",
+    "significance", "simulate", "sources", "splits", "stability", "stream", "tablefiles", "tasks",
+    "train", "truth", "weights",
 )
 __all__ = ["InputError", *_FUNCTIONS, *_MODULES]
 

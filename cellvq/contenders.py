@@ -7,6 +7,7 @@ batch; it never sees a label that it is tested on. Whatever it fails of stands i
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import inspect
 import time
@@ -210,7 +211,8 @@ def of_function(name: str, embed: Callable[..., np.ndarray] | np.ndarray) -> Con
         found = embed(cells, **({"seed": seed} if seeded else {}))
         return checked(found, cells.n_obs, name)
 
-    return Contender(name, make, "yours", seeded=seeded, identity=lambda data: _source(embed))
+    source = _source(embed)  # now: a process that shares the work cannot see a notebook's cells
+    return Contender(name, make, "yours", seeded=seeded, identity=lambda data: source)
 
 
 def checked(vectors, n_cells: int, name: str) -> Made:
@@ -290,9 +292,15 @@ def _digest(values) -> str:
 
 
 def _source(embed: Callable) -> str:
-    """The text of a function, so that one that was changed is called again."""
+    """The text of a function and what is bound to it: one that was changed is called again."""
+    if isinstance(embed, functools.partial):
+        return _source(embed.func) + repr((embed.args, embed.keywords))
     try:
-        return inspect.getsource(embed)
+        bound = inspect.getclosurevars(embed).nonlocals.items()
+        # Others would say where in memory they lie, which no later process can compare.
+        plain = {name: value for name, value in bound
+                 if isinstance(value, (str, int, float, tuple, list, dict, type(None)))}
+        return inspect.getsource(embed) + (repr(plain) if plain else "")
     except (OSError, TypeError):
         return repr(embed.__class__)
 

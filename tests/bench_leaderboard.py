@@ -6,6 +6,8 @@ Needs ``CELLVQ_DATA`` (or fetched data sets), and takes hours on two cores:
     python tests/bench_leaderboard.py --models MODELS --output RUNS            # all data sets
     python tests/bench_leaderboard.py --models MODELS --output RUNS --record   # write the tables
 
+With ``--ablation`` it records in the same way what each choice in the model is worth.
+
 ``MODELS`` holds the models of ``python -m cellvq.shipped --without STUDY --output MODELS/STUDY``;
 one that is missing is trained first.
 """
@@ -18,7 +20,7 @@ import numpy as np
 import pandas as pd
 import scanpy as sc
 
-from cellvq import benchmarking, datasets, leaderboard, shipped
+from cellvq import ablation, benchmarking, datasets, leaderboard, shipped
 
 # Data set, label, batch, donor, study column, and the study that the model must not have seen.
 DATASETS = {
@@ -84,23 +86,34 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--tasks", nargs="+", default=TASKS)
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--ablation", action="store_true", help="compare variants of the model")
     parser.add_argument("--record", action="store_true", help="write book/benchmarking")
     options = parser.parse_args()
     names = options.dataset or [*DATASETS]
     for name in [] if options.record else names:
         label, batch, donor, study, unseen = DATASETS[name]
+        init = model(options.models, unseen)
+        taking_part = {"tasks": options.tasks}
+        if options.ablation:
+            taking_part = {"tasks": ["clustering", "annotation"], "methods": ["PCA"],
+                           "competitors": ablation.competitors(init=init, batch=batch)}
         found = benchmarking.benchmark(
-            load(name), label, batch, donor, study, name=name, seeds=options.seeds,
-            tasks=options.tasks, init=model(options.models, unseen), output=options.output / name,
-            jobs=options.jobs,
+            load(name), label, batch, donor, study, name=name, seeds=options.seeds, init=init,
+            output=options.output / name, jobs=options.jobs, **taking_part,
         )
         print(found.words, flush=True)
     if options.record:
-        board = leaderboard.read([options.output / name for name in names])
         about = (f"recorded on {pd.Timestamp.today():%Y-%m-%d} by tests/bench_leaderboard.py, "
                  f"{len(names)} data sets, {options.seeds} seeds, 300 steps; CellVQ starts from "
                  "models that never saw the study")
-        leaderboard.record(board, "book/benchmarking", about)
+        folders = [options.output / name for name in names]
+        if options.ablation:
+            verdicts = pd.concat([pd.read_parquet(each / "verdicts.parquet") for each in folders])
+            with open("book/benchmarking/measured-ablation.csv", "w", encoding="utf-8") as file:
+                file.write(f"# {about}\n")
+                ablation.effects(verdicts).round(4).to_csv(file, index=False)
+        else:
+            leaderboard.record(leaderboard.read(folders), "book/benchmarking", about)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ FLOORS = (
     ("faithfulness", "train"),
     ("databench", "finetuning", "health", "pretraining"),
     ("contenders", "replicates", "shipped"),
-    ("benchrun", "denoising"),
+    ("ablation", "benchrun", "denoising"),
     ("benchmarking",),
     ("__main__",),
 )

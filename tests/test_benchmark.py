@@ -1,12 +1,14 @@
 """The benchmark: resumes where it stopped, keeps failures in sight, survives bad columns."""
 
+import functools
+
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse
 
 import cellvq
-from cellvq import InputError, benchrun, benchstore, contenders, entries
+from cellvq import InputError, ablation, benchrun, benchstore, contenders, entries
 from cellvq.scores import KMEANS, SHUFFLED
 from cellvq.simulate import simulate_cells
 
@@ -169,3 +171,38 @@ def test_labels_are_shuffled_among_labelled_cells_only(cells):
     np.testing.assert_array_equal(mixed.labels() == "", data.labels() == "")
     assert sorted(mixed.labels()) == sorted(data.labels())
     assert (mixed.labels() != data.labels()).mean() > 0.3
+
+
+def _noise(cells, seed, scale):
+    return scale * np.random.default_rng(seed).normal(size=(cells.n_obs, 3))
+
+
+def test_a_competitor_is_known_by_its_text_and_by_what_is_bound_to_it(cells, tmp_path):
+    data = entries.prepare(cells, "cell_type")
+
+    def closure(scale):
+        return lambda cells, seed: scale * _noise(cells, seed, 1)
+
+    for bind in (closure, lambda scale: functools.partial(_noise, scale=scale)):
+        same, again, other = (contenders.of_function("mine", bind(n)).identity(data)
+                              for n in (1, 1, 2))
+        assert same == again != other
+
+
+def test_processes_know_a_function_of_a_notebook_by_the_text_it_had_there(cells, monkeypatch):
+    data = entries.prepare(cells, "cell_type")
+    contender = contenders.of_function("mine", _noise)
+    monkeypatch.setattr(contenders.inspect, "getsource", None)
+    assert "default_rng" in contender.identity(data)
+
+
+def test_every_variant_of_the_ablation_differs_from_the_model_as_it_is(cells):
+    variants = {name: changed | {"init": None} for name, changed in ablation.VARIANTS.items()
+                if name in (ablation.FULL, "no warm start", "16 axes")}
+    found = cellvq.benchmark(
+        cells, "cell_type", methods=["PCA"], tasks=["clustering", "annotation"], seeds=1,
+        competitors=ablation.competitors(variants, steps=2), progress=False)
+    assert found.scores["status"].fillna("").eq("").all()
+    effects = ablation.effects(found.verdicts)
+    assert set(effects["taken back"]) == {"PCA", "no warm start", "16 axes"}
+    assert effects["difference"].abs().gt(0).all()
