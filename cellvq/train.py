@@ -28,7 +28,9 @@ from cellvq.optimize import autocast, make_optimizer, schedule
 from cellvq.runs import CHECKPOINT, Manner, Pretrained
 
 REPORTS = 20
-"""How many times in a run the validation cells are scored."""
+"""How many times in a run the validation cells are scored, at the most."""
+REPORT_STEPS = 4
+"""Steps between two scores, at the least: more often they would cost as much as the training."""
 SETTLED_ON = 20_000
 """Training cells on which the codebook comes to rest."""
 
@@ -59,6 +61,7 @@ def train(
         network = torch.compile(network, dynamic=True)
     usage = torch.tensor(state["usage"], device=model.device)
     before, start = _progress(state, minutes), time.perf_counter() - state["seconds"]
+    times = REPORTS if minutes else min(REPORTS, math.ceil(training.steps / REPORT_STEPS))
     bar = tqdm(total=None if minutes else training.steps, initial=state["step"], unit="step",
                disable=not (manner.progress and first), desc="training")
     if not state["history"]:
@@ -93,7 +96,7 @@ def train(
         state |= {"step": step + 1, "cells": state["cells"] + size,
                   "seconds": time.perf_counter() - start}
         after = _progress(state, minutes)
-        reports = int(after * REPORTS) > int(before * REPORTS)
+        reports = int(after * times) > int(before * times)
         saves = folder is not None and state["step"] % manner.checkpoint_every == 0
         bar.update()
         if reports or saves:
