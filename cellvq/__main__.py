@@ -234,7 +234,7 @@ def _benchmark(options: argparse.Namespace) -> int:
         output=options.output, resume=not options.restart, overwrite=options.overwrite,
         jobs=options.jobs,
     )
-    print(f"{found.words}\nRead {options.output}/report.html; the tables lie beside it.")
+    print(f"{found}\nRead {options.output}/report.html; the tables lie beside it.")
     return 0
 
 

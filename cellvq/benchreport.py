@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from cellvq import InputError, benchview, leaderboard, significance
+from cellvq.annotation import LOGISTIC
 from cellvq.benchstore import whole
 from cellvq.entries import Benchmarked, Entry
 from cellvq.judging import METRIC_NAMES
@@ -19,6 +20,8 @@ from cellvq.leaderboard import HEADLINES
 from cellvq.questions import OVERALL
 from cellvq.scores import SHUFFLED
 
+HARDEST_FIRST = ("new_study", "new_donor", "within_study")
+"""Splits from the hardest to the easiest, of which the first that the data allow is told."""
 TABLES = ("scores", "summary", "verdicts", "calls", "losses", "costs")
 STYLE = """
 body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #22303c; background: #fff;
@@ -54,8 +57,11 @@ class Benchmark:
     """The verdicts that count most, in sentences."""
 
     def __str__(self) -> str:
-        notes = "".join(f"\nnote: {note}" for note in self.notes)
-        return (self.words or "Nothing could be compared.") + notes
+        board = leaderboard.Leaderboard(self.summary, self.verdicts, self.costs)
+        failed = board.failed_in_words() if "status" in self.summary else "nothing"
+        lines = [self.words or "Nothing could be compared."]
+        lines += [f"failed: {failed}"] * (failed != "nothing")
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
 def judge(
@@ -121,20 +127,39 @@ def with_failures(
 
 
 def in_words(verdicts: pd.DataFrame, judged: Sequence[str]) -> str:
-    """Say the headline of every task, of the first method that has a verdict.
+    """Say the headlines of every task, one a line, of the first method that has a verdict.
 
-    CellVQ's other forms and the controls are passed over.
+    CellVQ's other forms and the controls are passed over; all scores are in the tables.
     """
     for method in judged:
         own = verdicts[verdicts["method"].eq(method)
                        & ~verdicts["baseline"].isin(judged)
                        & ~verdicts["baseline"].str.endswith(SHUFFLED)]
-        parts = [own[own["task"].eq(task) & own["metric"].eq(metric)]
-                 for task, metric in HEADLINES.items()]
-        said = [significance.in_words(part) for part in parts if len(part)]
+        said = []
+        for task, metric in HEADLINES.items():
+            part = own[own["task"].eq(task) & own["metric"].eq(metric)]
+            foremost = part["protocol"].isin(_foremost(part["protocol"].unique()))
+            part = part[foremost | ~part["task"].isin(("annotation", "properties"))]
+            said += [significance.in_words(rows) for _, rows
+                     in part.groupby(["protocol", "representation"], sort=False)]
         if said:
             return "\n".join(said)
     return ""
+
+
+def _foremost(protocols: Sequence[str]) -> list[str]:
+    """Of many protocols and classifiers those to speak of: the hardest split, and few labels.
+
+    Example:
+        >>> _foremost(["within_study, kNN", "within_study, logistic regression",
+        ...     "new_donor, logistic regression", "few_labels_10, logistic regression"])
+        ['new_donor, logistic regression', 'few_labels_10, logistic regression']
+    """
+    found = [name for name in protocols if name.endswith(LOGISTIC)]
+    for split in HARDEST_FIRST:
+        if hardest := [name for name in found if name.startswith(split)]:
+            return hardest + [name for name in found if name.startswith("few_labels_10")]
+    return found
 
 
 def claim(folder: Path, data: Benchmarked, overwrite: bool = False) -> None:

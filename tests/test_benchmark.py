@@ -206,3 +206,14 @@ def test_every_variant_of_the_ablation_differs_from_the_model_as_it_is(cells):
     effects = ablation.effects(found.verdicts)
     assert set(effects["taken back"]) == {"PCA", "no warm start", "16 axes"}
     assert effects["difference"].abs().gt(0).all()
+
+
+def test_the_terminal_is_told_of_failures_and_of_what_was_left_out(cells):
+    found = cellvq.benchmark(
+        cells, "cell_type", "cell_type", seeds=1, methods=["PCA"], obsm=["X_gone", "X_mine"],
+        tasks=["clustering", "integration"], progress=False)
+    said = str(found).splitlines()
+    assert "X_mine is behind PCA" in said[0]
+    assert any(line.startswith("failed: X_gone (clustering") and "obsm has no" in line
+               for line in said)
+    assert any(line.startswith("note: Integration") and "confounded" in line for line in said)
