@@ -297,9 +297,10 @@ def _source(embed: Callable) -> str:
         return _source(embed.func) + repr((embed.args, embed.keywords))
     try:
         bound = inspect.getclosurevars(embed).nonlocals.items()
-        # Others would say where in memory they lie, which no later process can compare.
+        # A list or dict may be what the function itself fills; other objects would say where in
+        # memory they lie, which no later process can compare.
         plain = {name: value for name, value in bound
-                 if isinstance(value, (str, int, float, tuple, list, dict, type(None)))}
+                 if isinstance(value, (str, int, float, tuple, type(None)))}
         return inspect.getsource(embed) + (repr(plain) if plain else "")
     except (OSError, TypeError):
         return repr(embed.__class__)

@@ -105,7 +105,7 @@ def pretrain(
         >>> from cellvq.simulate import simulate_cells
         >>> run = pretrain(simulate_cells(cells=200), steps=3, codes=8, progress=False)
         >>> list(run.history.step)
-        [0, 1, 2, 3]
+        [0, 3]
     """
     if steps is not None and minutes is not None:
         raise InputError("both steps and minutes are given; choose one")
