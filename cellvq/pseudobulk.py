@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -30,6 +30,17 @@ DONOR_COLUMNS = {
     "code": str, "gene": str, "level": int, "donors": int, "donor_log2_fold_change": float,
     "donor_p": float, "donor_fdr": float,
 }
+
+
+class Change(NamedTuple):
+    """How a group of cells differs from others of the same donors, [genes, groups] each."""
+
+    mean: np.ndarray
+    """Mean over donors of the log2 fold change."""
+    variance: np.ndarray
+    """Variance over donors of the log2 fold change."""
+    agree: np.ndarray
+    """Share of donors whose change has the sign of the mean."""
 
 
 def donor_table(
@@ -89,10 +100,11 @@ def donor_table(
     total = _in_and_out(groups, number, csc_matrix(depth[:, None]))
     counts, names = counts.tocsc(), make_index_unique(cells.var_names.astype(str))
     step = max(AT_ONCE // (len(paired) * groups.member.shape[1]), 1)
-    blocks = [_differences(groups, number, counts[:, first : first + step], total, paired)
+    blocks = [paired_change(*_in_and_out(groups, number, counts[:, first : first + step]), *total,
+                            paired)
               for first in range(0, counts.shape[1], step)]
-    mean, variance = (np.concatenate(part) for part in zip(*blocks, strict=True))
-    return _tested(mean, variance, paired.sum(axis=0), groups.table, names)
+    found = Change(*(np.concatenate(part) for part in zip(*blocks, strict=True)))
+    return _tested(found, paired.sum(axis=0), groups.table, names)
 
 
 def _in_and_out(
@@ -107,20 +119,33 @@ def _in_and_out(
     return inside, sums.sum(axis=2, keepdims=True) - inside
 
 
-def _differences(
-    groups: Groups, donors: np.ndarray, counts: csc_matrix, total: tuple, paired: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance over donors of the log2 fold change, [genes, groups]; NaN untested."""
-    inside, outside = _in_and_out(groups, donors, counts)
-    own, others = (np.maximum(part, 1) for part in total)
+def paired_change(
+    inside: np.ndarray, outside: np.ndarray, own: np.ndarray, others: np.ndarray,
+    paired: np.ndarray,
+) -> Change:
+    """Compare sums of two sets of cells of each donor, gene by gene.
+
+    Args:
+        inside: UMI counts summed over the cells of a group, [genes, donors, groups].
+        outside: UMI counts summed over the cells they are compared with, likewise.
+        own: UMI counts of the first over all genes, [..., donors, groups].
+        others: those of the second.
+        paired: which donors take part, bool [donors, groups], at least two of each group.
+
+    Returns:
+        Mean and variance over donors of the log2 fold change, NaN for a gene with less than
+        ``LEAST_COUNTS``, and the share of donors that agree with the sign of the mean.
+    """
+    own, others = (np.maximum(part, 1) for part in (own, others))
     depth = np.minimum(own, others)
     change = _thinned(inside, depth / own) - _thinned(outside, depth / others)
     n = paired.sum(axis=0)
     mean = (change * paired).sum(axis=1) / n
     variance = (np.square(change - mean[:, None]) * paired).sum(axis=1) / (n - 1)
+    agree = ((np.sign(change) == np.sign(mean)[:, None]) & paired).sum(axis=1) / n
     compared = (inside * (depth / own) + outside * (depth / others)) / 2
     seen = (compared * paired).sum(axis=1) / n >= LEAST_COUNTS
-    return np.where(seen, mean, np.nan), np.where(seen, variance, np.nan)
+    return Change(*(np.where(seen, part, np.nan) for part in (mean, variance, agree)))
 
 
 def _thinned(counts: np.ndarray, share: np.ndarray) -> np.ndarray:
@@ -142,25 +167,41 @@ def _lost_of_poisson() -> tuple[np.ndarray, np.ndarray]:
     return means, np.log1p(means) - mean_log
 
 
-def _tested(
-    mean: np.ndarray, variance: np.ndarray, donors: np.ndarray, groups: pd.DataFrame,
-    names: pd.Index,
-) -> pd.DataFrame:
-    """Test means over donors, with variances drawn towards those of the code's other genes."""
-    common, worth = _common_variance(variance, donors - 1)
-    freedom = donors - 1
-    moderated = (worth * common + freedom * variance) / (worth + freedom)
+def moderated_p(
+    effect: np.ndarray, variance: np.ndarray, worth: np.ndarray, freedom: np.ndarray
+) -> np.ndarray:
+    """Test effects against zero, with variances drawn towards those of the group's other genes.
+
+    Args:
+        effect: mean differences, [genes, groups].
+        variance: variances of single differences, [genes, groups]; NaN where not tested.
+        worth: how many single differences a mean is worth, [groups]: n where it is over n donors,
+            ``1 / (1 / n + 1 / m)`` where means of n and of m are compared.
+        freedom: degrees of freedom of the variances, [groups].
+
+    Returns:
+        Two-sided p-values, [genes, groups] (limma: doi 10.2202/1544-6115.1027).
+    """
+    common, known = _common_variance(variance, freedom)
+    moderated = (known * common + freedom * variance) / (known + freedom)
     with np.errstate(divide="ignore", invalid="ignore"):
-        t = np.abs(mean) / np.sqrt(moderated / donors)
+        t = np.abs(effect) / np.sqrt(moderated / worth)
     # No gene can borrow more degrees of freedom than all genes have (as limma caps them).
     every = (freedom * np.isfinite(variance).sum(axis=0)).clip(min=1)
-    p = 2 * stats.t.sf(t, np.minimum(worth + freedom, every))
+    return 2 * stats.t.sf(t, np.minimum(known + freedom, every))
+
+
+def _tested(
+    found: Change, donors: np.ndarray, groups: pd.DataFrame, names: pd.Index
+) -> pd.DataFrame:
+    """Lay out means over donors and their tests as a table."""
+    p = moderated_p(found.mean, found.variance, donors, donors - 1)
     table = pd.DataFrame({
         "code": np.repeat(groups["code"].to_numpy(dtype=object), len(names)),
         "gene": np.tile(names.to_numpy(dtype=object), len(groups)),
         "level": np.repeat(groups["level"].to_numpy(), len(names)),
         "donors": np.repeat(donors, len(names)),
-        "donor_log2_fold_change": mean.T.ravel(),
+        "donor_log2_fold_change": found.mean.T.ravel(),
         "donor_p": p.T.ravel(),
     })
     table["donor_fdr"] = table.groupby("level")["donor_p"].transform(
