@@ -29,7 +29,7 @@ VARIANTS: dict[str, dict] = {
     "code predicts nothing": {"training.code_likelihood": 0.0},
     "no pull towards the code": {"quantizer.commitment": 0.0},
 }
-"""What each variant changes: arguments of `cellvq.pretrain`, and settings (those with a dot)."""
+"""Arguments of `cellvq.pretrain` that each variant changes, and settings (those with a dot)."""
 
 
 def competitors(

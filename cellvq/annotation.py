@@ -240,15 +240,15 @@ def _knn(vectors: np.ndarray, balanced: bool = False) -> Callable[[], Predict]:
     return lambda: predict
 
 
-class CommonScale(TransformerMixin, BaseEstimator):
+class _CommonScale(TransformerMixin, BaseEstimator):
     """Centre each axis, and divide all by one number, so that large axes stay large.
 
     Example:
-        >>> CommonScale().fit_transform(np.array([[0.0, 3.0], [8.0, 9.0]])).round(2).tolist()
+        >>> _CommonScale().fit_transform(np.array([[0.0, 3.0], [8.0, 9.0]])).round(2).tolist()
         [[-1.13, -0.85], [1.13, 0.85]]
     """
 
-    def fit(self, vectors: np.ndarray, labels: np.ndarray | None = None) -> CommonScale:
+    def fit(self, vectors: np.ndarray, labels: np.ndarray | None = None) -> _CommonScale:
         """Learn the mean of each axis and the root of their mean variance."""
         self.mean_ = vectors.mean(axis=0)
         self.scale_ = float(np.sqrt(vectors.var(axis=0).mean())) or 1.0
@@ -262,7 +262,7 @@ class CommonScale(TransformerMixin, BaseEstimator):
 def pipeline(penalty: float, balanced: bool = False) -> Pipeline:
     """Logistic regression on values of one scale, with this inverse strength of the penalty."""
     weight = "balanced" if balanced else None
-    return make_pipeline(CommonScale(), LogisticRegression(
+    return make_pipeline(_CommonScale(), LogisticRegression(
         C=penalty, max_iter=300, tol=1e-3, class_weight=weight))
 
 

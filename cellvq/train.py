@@ -30,7 +30,7 @@ from cellvq.runs import CHECKPOINT, Manner, Pretrained
 REPORTS = 20
 """How many times in a run the validation cells are scored, at the most."""
 REPORT_STEPS = 4
-"""Steps between two scores, at the least: more often they would cost as much as the training."""
+"""Fewest steps between two scores; more often, they would cost as much as the training."""
 SETTLED_ON = 20_000
 """Training cells on which the codebook comes to rest."""
 
