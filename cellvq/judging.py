@@ -98,6 +98,33 @@ def in_words(table: pd.DataFrame, baselines: Iterable[str] | None = None) -> str
     return " ".join(sentences)
 
 
+def counted(table: pd.DataFrame) -> str:
+    """Say in one sentence how often a method is ahead of each of the others, for many data sets.
+
+    Args:
+        table: :func:`cellvq.significance.verdicts` of one method, one row a comparison; controls
+            with shuffled labels are passed over.
+
+    Example:
+        >>> table = pd.DataFrame({"dataset": ["a", "b"], "method": "CellVQ", "baseline": "PCA",
+        ...     "verdict": ["ahead", "behind"], "n_cells": [90, 60]})
+        >>> print(counted(table))
+        CellVQ over 2 data sets (150 cells): against PCA: ahead in 1, behind in 1, undecided in 0.
+    """
+    table = table[~table["baseline"].str.endswith(SHUFFLED)]
+    if table.empty:
+        return "Nothing was compared."
+    parts = []
+    for baseline, part in table.groupby("baseline", sort=False):
+        ahead, behind = ((part["verdict"] == word).sum() for word in (AHEAD, BEHIND))
+        parts.append(f"against {baseline}: ahead in {ahead}, behind in {behind}, undecided in "
+                     f"{len(part) - ahead - behind}")
+    sets = table.drop_duplicates("dataset")
+    many = f"{len(sets)} data set{'s' if len(sets) > 1 else ''}"
+    return (f"{table['method'].iloc[0]} over {many} ({sets['n_cells'].sum():,} cells): "
+            f"{_listed(parts)}.")
+
+
 def holm(p: pd.Series) -> pd.Series:
     """Holm-adjusted p-values; a missing one stays missing.
 

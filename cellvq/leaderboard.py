@@ -98,27 +98,33 @@ class Leaderboard:
         return "; ".join(f"{method} ({', '.join(where)}): {why}"
                          for (method, why), where in rows.items()) or "nothing"
 
-    def words(self, method: str | None = None, task: str = OVERALL, *, protocol: str = "",
-              representation: str = "embedding", baselines: Sequence[str] | None = None) -> str:
-        """Say how a method stands in a task's headline.
+    def standing(self, method: str | None = None, task: str = OVERALL, *, protocol: str = "",
+                 representation: str = "embedding") -> pd.DataFrame:
+        """The verdicts on a method in a task's headline, against its rivals.
 
         Args:
             method: None: the first that was judged in this task.
             task: ``overall``, or the task.
-            protocol: words in the name of the protocols to speak of.
+            protocol: words in the name of the protocols to keep.
             representation: ``embedding`` or ``code``.
-            baselines: of whom to speak; None: of the rivals.
         """
-        if self.verdicts.empty:
-            return self.about or "Nothing was compared."
         found = self.verdicts
+        if found.empty:
+            return found
         found = found[found["task"].eq(task) & found["metric"].eq(HEADLINES.get(task))
                       & found["representation"].eq(representation)
                       & found["protocol"].str.contains(protocol, regex=False)]
         if method is None and len(found):
             method = found["method"].iloc[0]
-        baselines = self.rivals if baselines is None else baselines
-        words = in_words(found[found["method"] == method], baselines)
+        return found[found["method"].eq(method) & found["baseline"].isin(self.rivals)].copy()
+
+    def words(self, method: str | None = None, task: str = OVERALL, *, protocol: str = "",
+              representation: str = "embedding") -> str:
+        """Say how a method stands in a task's headline; the arguments are :meth:`standing`'s."""
+        if self.verdicts.empty:
+            return self.about or "Nothing was compared."
+        words = in_words(self.standing(method, task, protocol=protocol,
+                                       representation=representation))
         return words or f"{method or self.judged} was not compared in {task}."
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cellvq import InputError, benchview, leaderboard, ranking, significance
+from cellvq import InputError, benchview, judging, leaderboard, ranking, significance
 
 EVIL = "</script><b>PCA | $x$"
 METHODS = {"CellVQ": 0.9, "scVI": 0.7, EVIL: 0.5, "CellVQ (labels shuffled)": 0.3}
@@ -72,9 +72,12 @@ def test_verdicts_are_corrected_over_data_sets_and_said_in_words(board):
     alone = benchmark("kang")[1]
     joined = board.verdicts[board.verdicts["dataset"] == "kang"]
     assert (joined["p_adjusted"].to_numpy() >= alone["p_adjusted"].to_numpy()).all()
-    words = board.words("CellVQ", baselines=["scVI"])
+    stands = board.standing("CellVQ")
+    words = judging.in_words(stands, ["scVI"])
     assert words.count("CellVQ is ahead of scVI (+") == 3 and "200 cells, 3 seeds" in words
     assert "shuffled" not in board.words("CellVQ")
+    assert not stands["baseline"].str.contains("shuffled").any()
+    assert "against scVI: ahead in 3, behind in 0" in judging.counted(stands)
     assert "not compared" in board.words("nobody")
 
 
