@@ -31,7 +31,10 @@ def main(arguments: list[str] | None = None) -> int:
         ...
         0
     """
-    options = parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if words[:2] == ["graph", "query"]:
+        words[:2] = ["graph query"]
+    options = parser().parse_args(words)
     try:
         with warnings.catch_warnings():
             # Notices of other packages to programmers would bury the sentences for the user.
@@ -286,6 +289,20 @@ def _known(options: argparse.Namespace):
     return dataclasses.replace(known, **named)
 
 
+def _graph(options: argparse.Namespace) -> int:
+    """Make the knowledge graph of encoded files."""
+    from cellvq import graphverbs
+
+    return graphverbs.make(options)
+
+
+def _graph_query(options: argparse.Namespace) -> int:
+    """Ask a knowledge graph."""
+    from cellvq import graphverbs
+
+    return graphverbs.query(options)
+
+
 def _book(options: argparse.Namespace) -> int:
     """Run the notebooks and build the pages."""
     from cellvq.book import build_book
@@ -296,6 +313,7 @@ def _book(options: argparse.Namespace) -> int:
 VERBS = {
     "check": _check, "pretrain": _pretrain, "finetune": _finetune,
     "import-official": _import_official, "encode": _encode, "codes": _codes, "fetch": _fetch,
+    "graph": _graph, "graph query": _graph_query,
     "corpus": _corpus, "bench": _bench, "benchmark": _benchmark, "book": _book,
 }
 

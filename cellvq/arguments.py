@@ -8,6 +8,9 @@ import json
 
 import cellvq
 
+QUESTIONS = {"explain": 1, "compare": 2, "paths": 2, "neighbours": 1, "conditions": None,
+             "hypotheses": 0, "central": 0, "export": None}
+"""What a graph can be asked, and how many names each question takes; None for any number."""
 FILE_HELP = "cells with raw counts (.h5ad, 10x .h5 or folder, .loom, .csv), or a data set's name"
 
 
@@ -145,6 +148,43 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--seed", type=int, default=0, help="every draw follows from it (default: 0)")
     verb.add_argument("--overwrite", action="store_true", help="replace a dictionary in the folder")
 
+    verb = _add(verbs, "graph", "join codes, genes, signals and annotations in a knowledge graph",
+                "cellvq graph encoded.h5ad --label cell_type --donor donor --output graph",
+                "; no graph was written")
+    verb.add_argument("files", metavar="ENCODED.h5ad", nargs="+",
+                      help="cells with raw counts and codes; shards of one data set are added up. "
+                      "To ask a graph: cellvq graph query GRAPHDIR QUESTION")
+    verb.add_argument("--output", metavar="DIR", required=True, help="folder for the graph")
+    verb.add_argument("--label", metavar="COLUMN", action="append", default=[], dest="labels",
+                      help="column of obs with annotations of cells; may be repeated")
+    verb.add_argument("--donor", metavar="COLUMN", help="column of obs with the donor")
+    verb.add_argument("--condition", metavar="COLUMN", help="column of obs with the condition")
+    verb.add_argument("--reference", metavar="VALUE",
+                      help="condition that the others are compared with, such as ctrl")
+    verb.add_argument("--model", metavar="NAME|DIR", help="the model that encoded the cells: adds "
+                      "the genes that drive each code (default: where it was)")
+    verb.add_argument("--fdr", type=_number(float), default=0.05, metavar="Q",
+                      help="largest false discovery rate of a finding (default: 0.05)")
+    verb.add_argument("--seed", type=int, default=0, help="every draw follows from it (default: 0)")
+    verb.add_argument("--overwrite", action="store_true", help="replace a graph in the folder")
+
+    verb = _add(verbs, "graph query", "ask a knowledge graph",
+                "cellvq graph query graph paths CD8A NKG7 --within C07")
+    verb.add_argument("graph", metavar="GRAPH", help="folder of a graph, .graphml or .cyjs")
+    verb.add_argument("question", choices=QUESTIONS, metavar="QUESTION",
+                      help="explain CODE; compare CODE CODE; paths NODE NODE; neighbours NODE; "
+                      "conditions [CONTRAST]; hypotheses; central; export NODE...")
+    verb.add_argument("names", metavar="NAME", nargs="*", help="codes, genes, or ids as gene:ID1")
+    verb.add_argument("--within", metavar="CODE", help="paths through this code alone")
+    verb.add_argument("--kind", help="kind of edges, for neighbours and hypotheses")
+    verb.add_argument("--count", type=_number(int), default=10, metavar="N",
+                      help="rows to show (default: 10)")
+    verb.add_argument("--steps", type=_number(int), default=1, metavar="N",
+                      help="links around the nodes to export (default: 1)")
+    verb.add_argument("--output", metavar="FILE.csv|DIR",
+                      help="file for the whole table, or folder for the part that is exported")
+    verb.add_argument("--overwrite", action="store_true", help="replace the output")
+
     verb = _add(verbs, "fetch", "download, verify and keep a data set or a gene table",
                 "cellvq fetch pbmc3k", "; run it again and it goes on where it stopped")
     verb.add_argument("names", metavar="NAME", nargs="+", help="names of data/registry.csv")
@@ -236,11 +276,6 @@ def _setting(text: str) -> tuple[str, object]:
         return name, json.loads(value)
     except ValueError:
         return name, value
-
-
-def _words(text: str) -> tuple[str, ...]:
-    """Read words between commas."""
-    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _sizes(text: str) -> tuple[int, ...]:

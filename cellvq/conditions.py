@@ -15,7 +15,7 @@ import pandas as pd
 from cellvq import InputError, evaluate
 from cellvq.pseudobulk import moderated_p
 from cellvq.tallies import Tally
-from cellvq.tallytests import LEAST_CELLS, Sides, sides
+from cellvq.tallymarkers import LEAST_CELLS, Sides, sides
 
 LEAST_DONORS = 2
 """Donors of each condition, or of both where they are paired, below which nothing is tested."""

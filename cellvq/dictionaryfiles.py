@@ -6,15 +6,14 @@ the best lines only, and text that a spreadsheet would take for a formula is led
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from cellvq import InputError
+from cellvq import folders
 from cellvq.markers import top_markers
+from cellvq.tablefiles import for_spreadsheets
 
 BEST = 50
 """Lines a code in each direction that the CSV of a long table holds."""
@@ -23,9 +22,6 @@ TABLES = ("codes", "markers", "gene_sets", "names", "decoded")
 FILES = {"README.md", "index.html", *(f"{name}.parquet" for name in TABLES),
          *(f"{name}.csv" for name in TABLES if name != "decoded")}
 """All files of a dictionary."""
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What makes a spreadsheet take a text for a formula, when it stands first."""
-
 ABOUT = {
     "codes": ("One row a code and a parent, in the order of the tree.", {
         "address": "the code, or a parent of codes; C3.05 is a part of C3",
@@ -134,45 +130,9 @@ def write_folder(
     Raises:
         InputError: there is something in the folder already, or it cannot be written.
     """
-    folder = Path(folder).expanduser()
     check_free(folder, overwrite)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror}); name another "
-                         "folder") from error
-    try:
-        _fill(new, tables, folder.name, summary, notes)
-        new.chmod(0o755)
-        if folder.exists():
-            old = new.with_name(f"{new.name}.old")
-            folder.rename(old)
-            new.rename(folder)
-            shutil.rmtree(old)
-        else:
-            new.rename(folder)
-    except OSError as error:
-        raise InputError(f"{folder}: not written ({error.strerror}); nothing changed") from error
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-    return folder
-
-
-def for_spreadsheets(table: pd.DataFrame) -> pd.DataFrame:
-    """Lead text that a spreadsheet would run as a formula by an apostrophe.
-
-    Example:
-        >>> for_spreadsheets(pd.DataFrame({"label": ["=1+1", "B"], "score": [-1.0, 2.0]}))
-          label  score
-        0  '=1+1   -1.0
-        1      B    2.0
-    """
-    texts = table.select_dtypes(include=["object", "string"]).columns
-    return table.assign(**{
-        name: table[name].where(~table[name].str.startswith(FORMULA, na=False), "'" + table[name])
-        for name in texts
-    })
+    name = Path(folder).expanduser().name
+    return folders.write_whole(folder, lambda new: _fill(new, tables, name, summary, notes))
 
 
 def _fill(folder: Path, tables: Mapping[str, pd.DataFrame], title: str, summary: str,
@@ -225,17 +185,7 @@ def _one_line(text: str) -> str:
     return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").split())
 
 
-def check_free(folder: Path, overwrite: bool) -> None:
+def check_free(folder: str | Path, overwrite: bool) -> None:
     """Refuse a place that holds something else than a dictionary that may be replaced."""
-    if folder.is_dir():
-        there = {path.name for path in folder.iterdir()}
-        if not there:
-            return
-        if not {"codes.parquet", "markers.parquet"} <= there <= FILES:
-            raise InputError(f"{folder} holds something else than a dictionary; name another "
-                             "folder")
-        if not overwrite:
-            raise InputError(f"{folder} holds a dictionary already; name another folder, or allow "
-                             "it to be overwritten (--overwrite)")
-    elif folder.exists():
-        raise InputError(f"{folder} is a file; name a folder")
+    folders.check_free(folder, "a dictionary", {"codes.parquet", "markers.parquet"}, FILES,
+                       overwrite)

@@ -1,36 +1,14 @@
 """CellVQ-Graph: codes, genes, annotations and the signals between codes, joined with evidence.
 
-Tables in, tables out: nothing here knows a model. :func:`build` turns the tables of
-:mod:`cellvq.codes` and :func:`communication` into a :class:`Graph`, whose every edge carries an
-effect, the number of cells, p, FDR, the null and the source. What misses the FDR does not enter.
-
-Node table: ``id`` (str, ``kind:name``, so that a gene and a cell type of one name stay apart),
-``kind`` (code, gene, annotation), ``name`` (str), ``cells`` (int: cells with the code or the
-annotation, 0 for genes), ``detail`` (str, a line for people).
-
-Edge table:
-
-=========== ===== ===============================================================================
-source      str   node id; of code-talks-to-code the code with the ligand
-target      str   node id
-kind        str   code-marks-gene, code-is-annotation, code-near-code, code-talks-to-code
-name        str   ligand and receptor of code-talks-to-code, otherwise empty
-directed    bool  only code-talks-to-code has a direction
-effect      float log2 fold change of a gene; otherwise log2 of observed to expected under the null
-n_cells     int   cells of the code (genes), with both (annotation), of both codes (near, talks)
-p           float p-value
-fdr         float Benjamini-Hochberg over all tests of this kind, also those that did not enter
-null        str   what the p-value compares with
-evidence    str   software and version that gave the numbers
-=========== ===== ===============================================================================
+A :class:`Graph` is a node table and an edge table (:mod:`cellvq.schema` says what they may hold)
+with questions that can be asked of them. It knows no model: :mod:`cellvq.graphbuild` makes it of
+tables, and :mod:`cellvq.graphmaking` makes the tables of encoded cells.
 """
 
 from __future__ import annotations
 
-import difflib
 import random
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import igraph
@@ -38,16 +16,11 @@ import leidenalg
 import numpy as np
 import pandas as pd
 
-from cellvq import InputError, evaluate
-from cellvq.signals import communication
+from cellvq import InputError, graphanswers, graphfiles, graphpaths, hypotheses, schema
+from cellvq.graphanswers import Answer
 
-__all__ = ["Graph", "build", "communication", "read"]
-
-NODE_COLUMNS = {"id": str, "kind": str, "name": str, "cells": int, "detail": str}
-EDGE_COLUMNS = {
-    "source": str, "target": str, "kind": str, "name": str, "directed": bool, "effect": float,
-    "n_cells": int, "p": float, "fdr": float, "null": str, "evidence": str,
-}
+TALKS_PER_SIGNAL = 3
+"""Edges of one ligand-receptor pair that a picture shows, at the most."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +29,40 @@ class Graph:
 
     nodes: pd.DataFrame
     edges: pd.DataFrame
-    notes: tuple[str, ...] = ()  # why a kind of edge is missing
+    notes: tuple[str, ...] = ()
+    """Why a kind of edge is missing, a sentence each."""
+
+    def __str__(self) -> str:
+        kinds = self.edges["kind"].value_counts()
+        parts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
+        return f"{len(self.nodes):,} nodes and {len(self.edges):,} edges ({parts or 'none'})"
+
+    def explain(self, code: str) -> Answer:
+        """Tell what is known of a code; see :func:`cellvq.graphanswers.explain`."""
+        return graphanswers.explain(self.nodes, self.edges, code)
+
+    def compare(self, first: str, second: str) -> Answer:
+        """Tell what two codes share and not; see :func:`cellvq.graphanswers.compare`."""
+        return graphanswers.compare(self.nodes, self.edges, first, second)
+
+    def conditions(self, contrast: str | None = None) -> Answer:
+        """Tell what a condition changes; see :func:`cellvq.graphanswers.conditions`."""
+        return graphanswers.conditions(self.nodes, self.edges, contrast)
+
+    def paths(self, source: str, target: str, *, within: str | None = None,
+              count: int = 3) -> Answer:
+        """Tell how two nodes are linked; see :func:`cellvq.graphanswers.linked`."""
+        return graphanswers.linked(self.nodes, self.edges, source, target, within=within,
+                                   count=count)
+
+    def hypotheses(self, kind: str = "tf-regulates-gene", *, count: int = 20,
+                   least: int = 2) -> Answer:
+        """Rank links that no prior holds; see :func:`cellvq.hypotheses.rank`."""
+        return hypotheses.rank(self.nodes, self.edges, kind, count=count, least=least)
 
     def to_igraph(self) -> igraph.Graph:
         """The graph for igraph, directed, with all columns as attributes (``label`` = name)."""
-        ends = self._positions(self.edges)
-        vertices = self.nodes.rename(columns={"name": "label", "id": "name"}).to_dict("list")
-        attributes = self.edges.drop(columns=["source", "target"]).to_dict("list")
-        return igraph.Graph(len(self.nodes), ends, True, {}, vertices, attributes)
+        return graphpaths.to_igraph(self.nodes, self.edges)
 
     def communities(self, seed: int = 0, resolution: float = 1.0) -> pd.Series:
         """Community of each node, 0 the largest, by Leiden (doi 10.1038/s41598-019-41695-z).
@@ -76,16 +75,30 @@ class Graph:
         )
         return pd.Series(found.membership, self.nodes["id"].to_numpy(), name="community")
 
+    def centrality(self) -> pd.DataFrame:
+        """Which nodes hold the graph together: links and PageRank, most central first.
+
+        Returns:
+            One row a node: ``id``, ``kind``, ``name``, ``links`` (int, kinds of evidence that end
+            there) and ``pagerank`` (doi 10.1016/S0169-7552(98)00110-X).
+        """
+        made = self._skeleton()
+        table = self.nodes[["id", "kind", "name"]].assign(
+            links=made.degree(), pagerank=made.pagerank(directed=False))
+        return table.sort_values(["pagerank", "id"], ascending=[False, True], ignore_index=True)
+
     def layout(self, seed: int = 0) -> pd.DataFrame:
         """Places of the nodes for drawing, by Fruchterman and Reingold: ``id``, ``x``, ``y``.
 
         Signals do not pull, because they join codes that are far apart. Coordinates lie between -1
         and 1; the same graph and seed give the same places.
         """
-        links = self._skeleton(self.edges["kind"] != "code-talks-to-code")
+        pulls = ~self.edges["kind"].isin(["code-talks-to-code", "talk-changes-with-condition"])
+        links = graphpaths.skeleton(self.nodes, self.edges[pulls])
         igraph.set_random_number_generator(random.Random(seed))
+        steps = 2000 if len(self.nodes) < 1000 else 300
         try:
-            places = links.layout_fruchterman_reingold(niter=2000)
+            places = links.layout_fruchterman_reingold(niter=steps)
         finally:
             igraph.set_random_number_generator(random)  # as igraph has it
         places = np.array(places.coords).reshape(-1, 2)
@@ -93,210 +106,94 @@ class Graph:
         places /= max(np.abs(places).max(), 1e-9)
         return pd.DataFrame({"id": self.nodes["id"], "x": places[:, 0], "y": places[:, 1]})
 
-    def neighbours(self, name: str) -> pd.DataFrame:
+    def neighbours(self, name: str, kind: str | None = None) -> pd.DataFrame:
         """What a node is linked to, strongest evidence first.
 
         Args:
             name: id of the node (``gene:CD3D``), or its name where that is unique (``CD3D``).
+            kind: edges of this kind alone.
 
         Returns:
             One row an edge: ``neighbour`` (node id), ``direction`` (to, from; empty: none), then
             the columns of the edge table but ``source``, ``target`` and ``directed``.
 
         Raises:
-            InputError: no node, or more than one, has this name.
+            InputError: no node, or more than one, has this name, or the kind is not known.
         """
-        node = self._find(name)
-        out, into = self.edges["source"] == node, self.edges["target"] == node
-        edges = self.edges[out | into]
-        table = edges.drop(columns=["source", "target", "directed"])
-        table.insert(0, "neighbour", edges["target"].where(out, edges["source"]))
-        direction = pd.Series(np.where(out[edges.index], "to", "from"), edges.index)
-        table.insert(1, "direction", direction.where(edges["directed"], ""))
+        node = graphpaths.find_node(self.nodes, name)
+        edges = self.edges
+        if kind is not None:
+            if kind not in schema.EDGES:
+                raise InputError(f"{kind!r} is no kind of edge; there are "
+                                 f"{', '.join(schema.EDGES)}")
+            edges = edges[edges["kind"] == kind]
+        out, into = edges["source"] == node, edges["target"] == node
+        found = edges[out | into]
+        table = found.drop(columns=["source", "target", "directed"])
+        table.insert(0, "neighbour", found["target"].where(out, found["source"]))
+        direction = pd.Series(np.where(out[found.index], "to", "from"), found.index, dtype=object)
+        table.insert(1, "direction", direction.where(found["directed"], ""))
         return table.sort_values(["fdr", "effect"], ascending=[True, False], ignore_index=True)
+
+    def around(self, names: list[str], steps: int = 1) -> Graph:
+        """The part of the graph within some steps of nodes, to look at or to export.
+
+        Args:
+            names: ids or names of nodes.
+            steps: links between a node of the part and the nearest of these, at the most.
+        """
+        ids = [graphpaths.find_node(self.nodes, name) for name in names]
+        made = self._skeleton()
+        place = pd.Index(self.nodes["id"])
+        near = made.neighborhood(place.get_indexer(ids).tolist(), order=steps)
+        here = set(place[np.unique(np.concatenate(near))])
+        kept = self.edges["source"].isin(here) & self.edges["target"].isin(here)
+        return Graph(self.nodes[self.nodes["id"].isin(here)].reset_index(drop=True),
+                     self.edges[kept].reset_index(drop=True), self.notes)
 
     def strongest(self, per_code: int = 5, talks: int = 60) -> Graph:
         """The part of the graph that fits a picture.
 
         Args:
-            per_code: genes kept for each code, those with the smallest p.
-            talks: code-talks-to-code edges kept in all, those with the largest effect, at most
-                three of each ligand-receptor pair.
+            per_code: genes and sets kept for each code and kind of edge, those with the smallest p.
+            talks: signals kept in all, those with the largest effect, at most three of each
+                ligand-receptor pair.
         """
         edges = self.edges.sort_values(["p", "effect"], ascending=[True, False])
-        marks = edges[edges["kind"] == "code-marks-gene"].groupby("source").head(per_code)
-        signals = edges[edges["kind"] == "code-talks-to-code"].sort_values("effect")[::-1]
-        signals = signals.groupby("name").head(3).head(talks)
-        others = edges[edges["kind"].isin(["code-is-annotation", "code-near-code"])]
-        edges = pd.concat([others, marks, signals]).sort_index().reset_index(drop=True)
+        kind = edges["kind"]
+        code = edges["source"].where(edges["source"].str.startswith("code:"), edges["target"])
+        many = kind.isin(["code-marks-gene", "gene-drives-code", "code-shows-set",
+                          "gene-changes-in-code"])
+        marks = edges[many].groupby([kind[many], code[many]]).head(per_code)
+        talking = kind.isin(["code-talks-to-code", "talk-changes-with-condition"])
+        signals = edges[talking].sort_values("effect", ascending=False)
+        signals = signals.groupby("name").head(TALKS_PER_SIGNAL).head(talks)
+        own = kind.isin(["code-is-annotation", "code-near-code", "code-parent-code",
+                         "code-changes-with-condition", "annotation-is-term"])
+        chosen = pd.concat([edges[own], marks, signals])
+        here = set(chosen["source"]) | set(chosen["target"])
+        between = kind.isin(["tf-regulates-gene", "gene-in-set", "gene-in-pair"])
+        between &= edges["source"].isin(here) & edges["target"].isin(here)
+        edges = pd.concat([chosen, edges[between]]).sort_index().reset_index(drop=True)
         linked = self.nodes["id"].isin([*edges["source"], *edges["target"]])
         nodes = self.nodes[linked | (self.nodes["kind"] == "code")]
         return Graph(nodes.reset_index(drop=True), edges, self.notes)
 
-    def write(self, directory: str | Path) -> list[Path]:
-        """Write nodes and edges as Parquet and CSV and the graph as GraphML; the paths written."""
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        names = ["nodes.parquet", "edges.parquet", "nodes.csv", "edges.csv", "graph.graphml"]
-        written = [directory / name for name in names]
-        self.nodes.to_parquet(written[0], index=False)
-        self.edges.to_parquet(written[1], index=False)
-        self.nodes.to_csv(written[2], index=False)
-        self.edges.to_csv(written[3], index=False)
-        self.to_igraph().write_graphml(str(written[4]))
-        return written
+    def write(self, folder: str | Path, *, overwrite: bool = False,
+              page: str | None = None) -> Path:
+        """Write the graph as a folder; see :func:`cellvq.graphfiles.write`."""
+        return graphfiles.write(self.nodes, self.edges, self.notes, folder, overwrite=overwrite,
+                                page=page)
 
-    def _find(self, name: str) -> str:
-        ids = self.nodes["id"]
-        found = ids[ids == name] if (ids == name).any() else ids[self.nodes["name"] == name]
-        if len(found) == 1:
-            return found.iloc[0]
-        if len(found):
-            raise InputError(f"{name!r} names several nodes: say {' or '.join(found)}")
-        close = difflib.get_close_matches(name, [*self.nodes["name"], *ids], 3, 0.5)
-        hint = f"; near to it: {', '.join(close)}" if close else ""
-        raise InputError(f"the graph has no node {name!r}{hint}")
-
-    def _positions(self, edges: pd.DataFrame) -> list[tuple[int, int]]:
-        position = pd.Series(range(len(self.nodes)), self.nodes["id"])
-        return list(zip(edges["source"].map(position), edges["target"].map(position), strict=True))
-
-    def _skeleton(self, chosen: pd.Series | None = None) -> igraph.Graph:
+    def _skeleton(self) -> igraph.Graph:
         """Undirected graph with one edge for each kind of evidence between two nodes."""
-        edges = self.edges if chosen is None else self.edges[chosen]
-        ends = np.sort(edges[["source", "target"]].to_numpy(dtype=str), axis=1)
-        pairs = pd.DataFrame(ends, columns=["source", "target"]).assign(kind=edges["kind"].array)
-        pairs = pairs[pairs["source"] != pairs["target"]].drop_duplicates()
-        return igraph.Graph(len(self.nodes), self._positions(pairs))
+        return graphpaths.skeleton(self.nodes, self.edges)
 
 
-def read(directory: str | Path) -> Graph:
-    """Read a graph that :meth:`Graph.write` wrote."""
-    directory = Path(directory)
-    if not (directory / "nodes.parquet").is_file() or not (directory / "edges.parquet").is_file():
-        raise InputError(f"{directory} holds no graph: nodes.parquet and edges.parquet are needed")
-    return Graph(*(pd.read_parquet(directory / f"{name}.parquet") for name in ("nodes", "edges")))
+def read(path: str | Path) -> Graph:
+    """Read a graph from its folder, a GraphML file or a Cytoscape JSON file.
 
-
-def build(
-    codes: pd.DataFrame,
-    markers: pd.DataFrame,
-    *,
-    annotations: pd.DataFrame | None = None,
-    neighbours: pd.DataFrame | None = None,
-    signals: pd.DataFrame | None = None,
-    fdr: float = 0.05,
-    markers_per_code: int = 25,
-) -> Graph:
-    """Join tables into the knowledge graph; only what is below the FDR enters.
-
-    Args:
-        codes: :func:`cellvq.codes.code_table`; where it tells stability, so do the nodes.
-        markers: :func:`cellvq.codes.marker_table`; genes that are higher in the code enter.
-        annotations: :func:`cellvq.codes.annotation_table`.
-        neighbours: :func:`cellvq.codes.neighbour_table`.
-        signals: :func:`communication` between codes.
-        fdr: largest false discovery rate of an edge.
-        markers_per_code: at most so many genes a code, those with the best rank.
-
-    Example:
-        >>> from cellvq import codes, simulate
-        >>> cells = simulate.simulate_cells(cells=200, cell_types=2)
-        >>> cells.obs["cellvq_code"] = cells.obs["cell_type"]  # as a perfect model would have it
-        >>> cells.obsm["X_cellvq"] = cells.obsm["program_activity"]
-        >>> markers = codes.marker_table(cells)
-        >>> made = build(codes.code_table(cells, markers=markers), markers, markers_per_code=3)
-        >>> made.edges["kind"].value_counts().to_dict()
-        {'code-marks-gene': 6}
-        >>> made.notes[-1]
-        'code-talks-to-code: not tested'
+    Raises:
+        InputError: it holds no graph.
     """
-    kinds = {
-        "code-marks-gene": _marks(markers, markers_per_code),
-        "code-is-annotation": _annotates(annotations),
-        "code-near-code": _near(neighbours),
-        "code-talks-to-code": _talks(signals),
-    }
-    found = {kind: e[(e["fdr"] < fdr) & (e["effect"] > 0)] for kind, e in kinds.items()}
-    edges = pd.concat(found.values(), ignore_index=True)
-    notes = [_note(kind, found[kind], kinds[kind], fdr) for kind in kinds]
-    if signals is not None and "reason" in signals.attrs:
-        notes.append(f"code-talks-to-code: {signals.attrs['reason']}")
-    return Graph(_nodes(codes, annotations, edges), edges, tuple(filter(None, notes)))
-
-
-def _edges(kind: str, source, target, **columns) -> pd.DataFrame:
-    table = pd.DataFrame({"source": source, "target": target, "name": "", "directed": False})
-    return table.assign(kind=kind, **columns).astype(EDGE_COLUMNS)[list(EDGE_COLUMNS)]
-
-
-def _empty(columns: dict[str, type]) -> pd.DataFrame:
-    return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in columns.items()})
-
-
-def _marks(markers: pd.DataFrame, per_code: int) -> pd.DataFrame:
-    best = markers[markers["score"] > 0].sort_values("rank").groupby("code").head(per_code)
-    return _edges(
-        "code-marks-gene", "code:" + best["code"], "gene:" + best["gene"],
-        effect=best["log2_fold_change"], n_cells=best["code_cells"], p=best["p"], fdr=best["fdr"],
-        null="ranks exchangeable between the code and all other cells",
-        evidence=f"rank-sum test, scipy {version('scipy')}",
-    )
-
-
-def _annotates(pairs: pd.DataFrame | None) -> pd.DataFrame:
-    if pairs is None:
-        return _empty(EDGE_COLUMNS)
-    return _edges(
-        "code-is-annotation", "code:" + pairs["code"], "annotation:" + pairs["label"],
-        effect=pairs["log2_enrichment"], n_cells=pairs["cells"], p=pairs["p"], fdr=pairs["fdr"],
-        null=evaluate.PERMUTATION_NULL, evidence=f"scipy {version('scipy')} hypergeom",
-    )
-
-
-def _near(pairs: pd.DataFrame | None) -> pd.DataFrame:
-    if pairs is None:
-        return _empty(EDGE_COLUMNS)
-    return _edges(
-        "code-near-code", "code:" + pairs["code"], "code:" + pairs["neighbour"],
-        effect=pairs["log2_enrichment"], n_cells=pairs["n_cells"], p=pairs["p"], fdr=pairs["fdr"],
-        null="second choice of each cell drawn by how common it is",
-        evidence=f"second choices, numpy {version('numpy')} multinomial",
-    )
-
-
-def _talks(pairs: pd.DataFrame | None) -> pd.DataFrame:
-    if pairs is None:
-        return _empty(EDGE_COLUMNS)
-    return _edges(
-        "code-talks-to-code", "code:" + pairs["source"], "code:" + pairs["target"],
-        name=pairs["ligand"] + " → " + pairs["receptor"], directed=True, effect=pairs["effect"],
-        n_cells=pairs["n_cells"], p=pairs["p"], fdr=pairs["fdr"],
-        null="codes shuffled over cells, sizes kept", evidence=pairs["evidence"],
-    )
-
-
-def _nodes(codes, annotations, edges) -> pd.DataFrame:
-    """Every code, every annotation that was tested, and the genes that edges name."""
-    about = [
-        "; ".join(filter(None, (getattr(row, "annotation", ""), row.markers,
-                                getattr(row, "stable", ""))))
-        for row in codes.itertuples()
-    ]
-    parts = [("code", codes["code"], codes["cells"], about)]
-    if annotations is not None:
-        labels = annotations.drop_duplicates("label")
-        parts.append(("annotation", labels["label"], labels["label_cells"], ""))
-    names = edges.loc[edges["kind"] == "code-marks-gene", "target"].drop_duplicates()
-    parts.append(("gene", names.str.removeprefix("gene:"), 0, ""))
-    return pd.concat([
-        pd.DataFrame({"id": f"{kind}:" + name, "kind": kind, "name": name, "cells": cells,
-                      "detail": detail})
-        for kind, name, cells, detail in parts
-    ], ignore_index=True).astype(NODE_COLUMNS)
-
-
-def _note(kind: str, found: pd.DataFrame, tested: pd.DataFrame, fdr: float) -> str:
-    if len(found):
-        return ""
-    return f"{kind}: " + (f"none of {len(tested)} below FDR {fdr}" if len(tested) else "not tested")
+    return Graph(*graphfiles.read(path))

@@ -17,20 +17,23 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
+from cellvq.schema import EDGES, NODES
 from cellvq.style import FAINT, PALETTE, axes, short, write_names
 
 KINDS = {
-    "code": {"label": "cell code", "color": PALETTE[0], "shape": "circle"},
-    "gene": {"label": "gene", "color": PALETTE[11], "shape": "square"},
-    "annotation": {"label": "annotation", "color": PALETTE[1], "shape": "diamond"},
-    "code-marks-gene": {"label": "is marked by"},
-    "code-is-annotation": {"label": "is"},
-    "code-near-code": {"label": "is near"},
-    "code-talks-to-code": {"label": "may talk to"},
-}
-SHAPES = {"circle": "o", "square": "s", "diamond": "D"}
-EDGE_COLORS = {"code-marks-gene": FAINT, "code-near-code": PALETTE[0],
-               "code-is-annotation": PALETTE[1], "code-talks-to-code": PALETTE[3]}
+    kind: {"label": one.label, "color": PALETTE[one.color], "shape": one.shape}
+    for kind, one in NODES.items()
+} | {kind: {"label": one.says} for kind, one in EDGES.items()}
+"""How each kind of node and edge is named and drawn."""
+SHAPES = {"circle": "o", "square": "s", "diamond": "D", "triangle": "^", "hexagon": "h"}
+SIZES = {"code": 190, "annotation": 60, "set": 50, "pair": 30, "term": 40, "gene": 8}
+"""Area of the marks of a still picture, in points squared; also the order in which they stand."""
+EDGE_COLORS = {kind: PALETTE[NODES[one.source if one.target == "gene" else one.target].color]
+               for kind, one in EDGES.items()} | {
+    "code-marks-gene": FAINT, "gene-drives-code": FAINT, "gene-in-set": FAINT,
+    "code-talks-to-code": PALETTE[3], "code-parent-code": FAINT}
+MOST_KINDS = 6
+"""Kinds of edges that the legend of a still picture names, the most common first."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +75,10 @@ def interactive_graph(
         communities: :meth:`cellvq.graph.Graph.communities`, number of each node.
 
     Example:
-        >>> nodes = pd.DataFrame({"id": ["gene:A"], "kind": ["gene"], "name": ["A"], "cells": [0],
-        ...                       "detail": [""]})
+        >>> from cellvq.schema import EDGE_COLUMNS, empty, node_table
+        >>> nodes, edges = node_table("gene", ["A"]), empty(EDGE_COLUMNS)
         >>> place = pd.DataFrame({"id": ["gene:A"], "x": [0.0], "y": [0.0]})
-        >>> interactive_graph(nodes, pd.DataFrame(), place, "One gene", "A gene.").fallback
+        >>> interactive_graph(nodes, edges, place, "One gene", "A gene.").fallback
         'One gene. A gene. 1 nodes, 0 edges.'
     """
     places = positions.set_index("id")
@@ -95,7 +98,8 @@ def interactive_graph(
     drawn_edges = [
         {
             "source": edge.source, "target": edge.target, "kind": edge.kind,
-            "directed": bool(edge.directed), "weight": round(float(edge.effect), 3),
+            "directed": bool(edge.directed),
+            "weight": 1.0 if np.isnan(edge.effect) else round(float(edge.effect), 3),
             "detail": [*([edge.name] if edge.name else []), describe(edge)],
         }
         for edge in edges.itertuples(index=False)
@@ -110,9 +114,12 @@ def interactive_graph(
 
 def describe(edge) -> str:
     """The evidence of an edge in one line."""
+    if edge.status != "finding":
+        return f"{edge.status}; {edge.evidence}"
+    donors = f", {edge.n_donors} donors" if edge.n_donors else ""
     return (
-        f"effect {edge.effect:.2f} (log2), FDR {edge.fdr:.1g}, {edge.n_cells:,} cells; "
-        f"{edge.evidence}; null: {edge.null}"
+        f"effect {edge.effect:.2f} ({EDGES[edge.kind].effect}), FDR {edge.fdr:.1g}, "
+        f"{edge.n_cells:,} cells{donors}; {edge.evidence}; null: {edge.null}"
     )
 
 
@@ -128,16 +135,18 @@ def graph_picture(
     """
     ax = axes(ax, 6.2, 6.0)
     place = positions.set_index("id")[["x", "y"]]
-    for kind, color in EDGE_COLORS.items():
+    for number, kind in enumerate(edges["kind"].value_counts().index):
         part = edges[edges["kind"] == kind]
         lines = np.stack([place.loc[part["source"]], place.loc[part["target"]]], axis=1)
-        ax.add_collection(LineCollection(lines, colors=color, linewidths=0.8, alpha=0.4, zorder=1,
-                                         label=KINDS[kind]["label"]))
-    for kind in ("gene", "code", "annotation"):
+        label = KINDS[kind]["label"] if number < MOST_KINDS else None
+        ax.add_collection(LineCollection(lines, colors=EDGE_COLORS[kind], linewidths=0.8,
+                                         alpha=0.4, zorder=1, label=label))
+    for kind in reversed(SIZES):
         look, part = KINDS[kind], nodes[nodes["kind"] == kind]
+        if part.empty:
+            continue
         xy = place.loc[part["id"]]
-        size = {"gene": 8, "code": 190, "annotation": 60}[kind]
-        ax.scatter(xy["x"], xy["y"], s=size, c=look["color"], marker=SHAPES[look["shape"]],
+        ax.scatter(xy["x"], xy["y"], s=SIZES[kind], c=look["color"], marker=SHAPES[look["shape"]],
                    edgecolors="white", linewidths=0.6, zorder=2, label=look["label"])
     ax.set(xticks=[], yticks=[])
     ax.margins(0.06)
@@ -148,6 +157,7 @@ def graph_picture(
     for kind, size, look in (
         ("code", 6.5, {"color": "white", "halo": None, "only_there": True}),
         ("annotation", 8.5, {"weight": "bold"}),
+        ("set", 6.5, {"always": False}),
         ("gene", 6, {"always": False, "style": "italic"}),
     ):
         part = nodes[nodes["kind"] == kind].sort_values("cells", ascending=False)

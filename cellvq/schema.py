@@ -7,9 +7,10 @@ known before, from a table of others. *Structure* is how the codes were made.
 Node table:
 
 =========== ===== ===============================================================================
-id          str   ``kind:name``, so that a gene and a cell type of one name stay apart
+id          str   ``kind:name``, so that a gene and a cell type of one name stay apart; of an
+                  annotation ``annotation:column=value``
 kind        str   one of ``NODES``
-name        str   what people call it; of an annotation ``column: value``
+name        str   what people call it
 cells       int   cells with the code or the annotation, 0 for what is no set of cells
 donors      int   donors of these cells, 0 where donors are not known
 detail      str   a line for people
@@ -164,6 +165,8 @@ def node_table(kind: str, names, **columns) -> pd.DataFrame:
     given = {name: np.asarray(value) if np.ndim(value) else value
              for name, value in columns.items()}
     table = pd.DataFrame({"id": f"{kind}:" + names, "kind": kind, "name": names})
+    if "id" in given:
+        table["id"] = given.pop("id")
     return table.assign(**{"cells": 0, "donors": 0, "detail": ""} | given).astype(
         NODE_COLUMNS)[list(NODE_COLUMNS)]
 

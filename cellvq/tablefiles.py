@@ -10,7 +10,38 @@ import pandas as pd
 from cellvq import InputError
 from cellvq.counts import some
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What makes a spreadsheet take a text for a formula, when it stands first."""
 ENDINGS = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
+
+
+def for_spreadsheets(table: pd.DataFrame) -> pd.DataFrame:
+    """Lead text that a spreadsheet would run as a formula by an apostrophe.
+
+    Example:
+        >>> for_spreadsheets(pd.DataFrame({"label": ["=1+1", "B"], "score": [-1.0, 2.0]}))
+          label  score
+        0  '=1+1   -1.0
+        1      B    2.0
+    """
+    texts = table.select_dtypes(include=["object", "string"]).columns
+    risky = {name: table[name].str.lstrip("'").str.startswith(FORMULA, na=False) for name in texts}
+    return table.assign(**{name: table[name].where(~risky[name], "'" + table[name])
+                           for name in texts})
+
+
+def from_spreadsheets(table: pd.DataFrame) -> pd.DataFrame:
+    """Take off the apostrophes that :func:`for_spreadsheets` led text by.
+
+    Example:
+        >>> from_spreadsheets(pd.DataFrame({"label": ["'=1+1", "'quoted'"]}))["label"].tolist()
+        ['=1+1', "'quoted'"]
+    """
+    texts = table.select_dtypes(include=["object", "string"]).columns
+    led = {name: table[name].str.startswith("'", na=False)
+           & table[name].str.lstrip("'").str.startswith(FORMULA, na=False) for name in texts}
+    return table.assign(**{name: table[name].where(~led[name], table[name].str[1:])
+                           for name in texts})
 
 
 def own_file(source: str | Path, endings: tuple[str, ...] = ENDINGS) -> Path:

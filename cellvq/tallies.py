@@ -129,6 +129,48 @@ def tally(
     )
 
 
+def borders(cells: AnnData, made: Tally) -> pd.DataFrame:
+    """Count for each code which other codes are the second choice of its cells.
+
+    A second pass over the shards, because the second choice is the nearest centre of all codes but
+    the cell's own, and the centres are those of the whole tally. Counts of shards add up.
+
+    Args:
+        cells: encoded cells, such as a shard.
+        made: tally of all shards.
+
+    Returns:
+        One row a code and second choice: ``code``, ``neighbour`` (str), ``shared`` (int).
+
+    Example:
+        >>> from cellvq.simulate import simulate_cells
+        >>> cells = simulate_cells(cells=200, cell_types=3)
+        >>> cells.obs["cellvq_code"] = cells.obs["cell_type"]  # as a perfect model would have it
+        >>> cells.obsm["X_cellvq"] = cells.obsm["program_activity"]
+        >>> int(borders(cells, tally(cells))["shared"].sum())
+        200
+    """
+    empty = pd.DataFrame({"code": [], "neighbour": [], "shared": []}).astype(
+        {"code": object, "neighbour": object, "shared": int})
+    cells, codes = with_code(cells)
+    size = made.groups.groupby("code")["cells"].sum().reindex(made.places.index)
+    centres = made.places.to_numpy() * STEP / size.to_numpy()[:, None]
+    if len(centres) < 2 or not centres.shape[1]:
+        return empty
+    own = made.places.index.get_indexer(codes)
+    vectors = np.asarray(cells.obsm[EMBEDDING], float)
+    second = np.empty(len(own), int)
+    for first in range(0, len(own), AT_ONCE // 8):
+        part = slice(first, first + AT_ONCE // 8)
+        away = (centres**2).sum(axis=1) - 2 * vectors[part] @ centres.T
+        away[np.arange(len(away)), own[part]] = np.inf
+        second[part] = away.argmin(axis=1)
+    pairs = pd.DataFrame({"code": own, "neighbour": second}).value_counts(sort=False)
+    pairs = pairs.rename("shared").reset_index()
+    names = made.places.index.to_numpy(object)
+    return pairs.assign(code=names[pairs["code"]], neighbour=names[pairs["neighbour"]])
+
+
 def merge(tallies: Iterable[Tally]) -> Tally:
     """Add tallies of different cells; the order does not matter.
 

@@ -17,7 +17,7 @@ import pytest
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgb
 
-from cellvq import InputError, check, plot, simulate
+from cellvq import InputError, check, plot, schema, simulate
 
 STATIC = Path(__file__).parents[1] / "book" / "_static"
 EVIL = "</script><img src=x onerror=alert(1)>\u2028<!--\"'& $x^{$"
@@ -43,19 +43,20 @@ def history():
 @pytest.fixture
 def tables():
     """Node, edge and position tables with hostile names."""
-    nodes = pd.DataFrame({
-        "id": ["code:C00", "gene:CD3D", f"annotation:{EVIL}"],
-        "kind": ["code", "gene", "annotation"],
-        "name": ["C00", "CD3D", EVIL], "cells": [40, 0, 60], "detail": [f"{EVIL}; CD3D", "", ""],
-    })
-    edges = pd.DataFrame({
-        "source": ["code:C00", "code:C00", "code:C00"],
-        "target": ["gene:CD3D", f"annotation:{EVIL}", "code:C00"],
-        "kind": ["code-marks-gene", "code-is-annotation", "code-talks-to-code"],
-        "name": ["", "", f"CD3D → {EVIL}"], "directed": [False, False, True],
-        "effect": [2.0, 1.0, 1.5], "n_cells": [40, 30, 40], "p": [0.001] * 3, "fdr": [0.01] * 3,
-        "null": ["ranks"] * 3, "evidence": ["scanpy 1"] * 3,
-    })
+    nodes = pd.concat([
+        schema.node_table("code", ["C00"], cells=40, detail=f"{EVIL}; CD3D"),
+        schema.node_table("gene", ["CD3D"]),
+        schema.node_table("annotation", [EVIL], cells=60),
+    ], ignore_index=True)
+    numbers = {"p": 0.001, "fdr": 0.01, "null": "ranks", "evidence": "scanpy 1"}
+    edges = pd.concat([
+        schema.edge_table("code-marks-gene", ["code:C00"], ["gene:CD3D"], effect=2.0, n_cells=40,
+                          **numbers),
+        schema.edge_table("code-is-annotation", ["code:C00"], [f"annotation:{EVIL}"], effect=1.0,
+                          n_cells=30, **numbers),
+        schema.edge_table("code-talks-to-code", ["code:C00"], ["code:C00"], effect=1.5,
+                          n_cells=40, name=f"CD3D → {EVIL}", **numbers),
+    ], ignore_index=True)
     positions = pd.DataFrame({"id": nodes["id"], "x": [0.0, 1.0, -1.0], "y": [0.0, 1.0, 0.5]})
     return nodes, edges, positions
 

@@ -1,0 +1,172 @@
+"""Which links between genes are likely, though no prior holds them?
+
+Ranked by how many kinds of evidence join two genes, and how directly. What is hidden from the graph
+and ranked high again says whether such a ranking can be trusted (`hidden_edges`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from cellvq import InputError
+from cellvq.graphanswers import SPOKEN, Answer, names_of
+
+DAMPING = 0.4
+"""Exponent by which the links of a node weaken the ways through it (Hetionet's choice)."""
+MOST_ENDS = 20_000
+"""Genes of a graph that hypotheses are ranked among, at the most."""
+
+
+def rank(
+    nodes: pd.DataFrame, edges: pd.DataFrame, kind: str = "tf-regulates-gene", *,
+    count: int = 20, least: int = 2,
+) -> Answer:
+    """Rank links between genes that several kinds of evidence support and no prior holds.
+
+    Two genes are joined through a code they both mark or drive, a set they belong to, a condition
+    they follow in one code, a common regulator or target, or a link found in these cells. Each kind
+    of way is counted with ways through busy nodes weakened (degree-weighted path counts,
+    Himmelstein and Baranzini 2015, doi 10.1371/journal.pcbi.1004259); the score is the mean over
+    kinds of the inverse hyperbolic sine of the count, in units of its mean.
+
+    Args:
+        nodes: node table.
+        edges: edge table.
+        kind: ``tf-regulates-gene`` (candidates start at genes that a prior or a finding calls a
+            regulator) or ``gene-in-pair`` (a ligand and a receptor of different pairs).
+        count: candidates to return.
+        least: kinds of ways that must support one.
+
+    Returns:
+        One row a candidate: ``source``, ``target`` (node ids), ``score``, ``support`` (int, kinds
+        of ways), and one column for each kind with its count.
+    """
+    if kind not in ("tf-regulates-gene", "gene-in-pair"):
+        raise InputError(f"hypotheses of the kind {kind!r} cannot be ranked; use "
+                         "tf-regulates-gene or gene-in-pair")
+    scores = path_scores(nodes, edges)
+    genes = scores.genes
+    starts, ends = _candidates(edges, genes, kind)
+    known = edges[(edges["kind"] == kind) & (edges["status"] == "prior")]
+    if kind == "gene-in-pair":
+        known = known.merge(known, on="target")
+        known = known.rename(columns={"source_x": "source", "source_y": "target", "target": "by"})
+    hidden = set(zip(known["source"], known["target"], strict=True))
+    table = scores.table(starts, ends)
+    table = table[table["support"] >= least]
+    there = [pair in hidden for pair in zip(table["source"], table["target"], strict=True)]
+    table = table[~np.array(there, bool)] if len(table) else table
+    table = table.sort_values(["score", "source", "target"], ascending=[False, True, True],
+                              ignore_index=True).head(count)
+    names = names_of(nodes)
+    if table.empty:
+        words = f"No link of the kind {kind} is supported by {least} kinds of evidence."
+    else:
+        best = "; ".join(f"{names[row.source]} and {names[row.target]} ({row.support} kinds of "
+                         f"evidence, score {row.score:.2f})"
+                         for row in table.head(SPOKEN).itertuples())
+        words = (f"{len(table)} links that no prior holds are supported by at least {least} kinds "
+                 f"of evidence. First: {best}. Each is a hypothesis.")
+    return Answer("Which links are likely and not known?", table, words)
+
+
+@dataclass(frozen=True)
+class PathScores:
+    """Degree-weighted path counts between the genes of a graph."""
+
+    genes: list[str]
+    """Node ids, [genes]."""
+    counts: dict[str, sparse.csr_matrix]
+    """Of each kind of way the counts, [genes, genes]."""
+
+    def table(self, starts: np.ndarray, ends: np.ndarray) -> pd.DataFrame:
+        """Score pairs of genes.
+
+        Args:
+            starts: positions of the genes that a pair may start with.
+            ends: positions of those it may end with.
+
+        Returns:
+            One row a pair with any way: ``source``, ``target``, ``score``, ``support``, the counts.
+        """
+        parts = {name: matrix[starts][:, ends].toarray() for name, matrix in self.counts.items()}
+        if not parts or not len(starts) or not len(ends):
+            return pd.DataFrame(columns=["source", "target", "score", "support", *parts])
+        scaled = [np.arcsinh(part / part[part > 0].mean()) if (part > 0).any() else part
+                  for part in parts.values()]
+        score, support = np.mean(scaled, axis=0), np.sum([part > 0 for part in scaled], axis=0)
+        score[starts[:, None] == ends] = 0
+        rows, columns = np.nonzero(score)
+        genes = np.array(self.genes, object)
+        table = pd.DataFrame({
+            "source": genes[starts[rows]], "target": genes[ends[columns]],
+            "score": score[rows, columns], "support": support[rows, columns]})
+        return table.assign(**{name: part[rows, columns] for name, part in parts.items()})
+
+
+def path_scores(nodes: pd.DataFrame, edges: pd.DataFrame) -> PathScores:
+    """Count the ways between genes, kind by kind, those through busy nodes weakened."""
+    genes = nodes.loc[nodes["kind"] == "gene", "id"].tolist()
+    if len(genes) > MOST_ENDS:
+        raise InputError(f"the graph has {len(genes):,} genes, and {MOST_ENDS:,} at the most can "
+                         "be ranked; build it with fewer genes per code")
+    place = pd.Series(np.arange(len(genes)), genes)
+    counts = {}
+    for way, kinds in (("both mark a code", ("code-marks-gene",)),
+                       ("both drive a code", ("gene-drives-code",)),
+                       ("both change in a code", ("gene-changes-in-code",)),
+                       ("both in a set", ("gene-in-set",)),
+                       ("both in a pair", ("gene-in-pair",))):
+        part = edges[edges["kind"].isin(kinds)]
+        if len(part):
+            counts[way] = _through(part, place)
+    links = edges[edges["kind"] == "tf-regulates-gene"]
+    if len(known := links[links["status"] == "prior"]):
+        counts["known regulator in common"] = _regulator_in_common(known, place)
+    if len(found := links[links["status"] == "finding"]):
+        ends = [place[found[end]].to_numpy() for end in ("source", "target")]
+        matrix = sparse.csr_matrix((np.abs(found["effect"].to_numpy()), ends),
+                                   (len(genes), len(genes)))
+        counts["found in these cells"] = matrix
+    return PathScores(genes, counts)
+
+
+def _through(edges: pd.DataFrame, place: pd.Series) -> sparse.csr_matrix:
+    """Ways gene - other node - gene, [genes, genes]."""
+    gene = edges["source"].where(edges["source"].str.startswith("gene:"), edges["target"])
+    other = edges["target"].where(edges["source"] == gene, edges["source"])
+    middle, names = pd.factorize(other)
+    matrix = sparse.csr_matrix((np.ones(len(gene)), (place[gene].to_numpy(), middle)),
+                               (len(place), len(names)))
+    matrix.data[:] = 1
+    return _squared(matrix)
+
+
+def _regulator_in_common(known: pd.DataFrame, place: pd.Series) -> sparse.csr_matrix:
+    ends = [place[known[end]].to_numpy() for end in ("target", "source")]
+    matrix = sparse.csr_matrix((np.ones(len(known)), ends), (len(place), len(place)))
+    matrix.data[:] = 1
+    return _squared(matrix)
+
+
+def _squared(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Weaken rows and columns by their links, and join rows through columns; none with itself."""
+    left, right = (np.asarray(matrix.sum(axis=axis)).ravel() for axis in (1, 0))
+    left, right = (np.where(part > 0, np.maximum(part, 1) ** -DAMPING, 0) for part in (left, right))
+    weak = sparse.diags(left) @ matrix @ sparse.diags(right)
+    joined = (weak @ weak.T).tolil()
+    joined.setdiag(0)
+    return joined.tocsr()
+
+
+def _candidates(edges: pd.DataFrame, genes: list[str], kind: str) -> tuple[np.ndarray, np.ndarray]:
+    place = pd.Index(genes)
+    part = edges[edges["kind"] == kind]
+    if kind == "tf-regulates-gene":
+        return place.get_indexer(part["source"].unique()), np.arange(len(genes))
+    ends = [part.loc[part["name"] == word, "source"].unique() for word in ("ligand", "receptor")]
+    return place.get_indexer(ends[0]), place.get_indexer(ends[1])
