@@ -149,7 +149,7 @@ def abundance(made: Tally, condition: str, reference: str) -> pd.DataFrame:
                       "donors that can be compared, or there is only one code")
     codes, cells = of.codes[keep].reset_index(drop=True), cells[:, keep]
     logit = np.log2((cells + 0.5) / (total[:, None] - cells + 0.5))
-    found = _compared(logit.T[:, :, None], design, np.ones((len(cells), 1), bool))
+    found = _compared(logit.T[:, :, None], design)
     share, treated = cells / total[:, None], design.rows["treated"].to_numpy()
     table = codes.assign(
         contrast=contrast, condition=condition, effect=found["effect"][:, 0],
@@ -213,8 +213,9 @@ def gene_changes(made: Tally, condition: str, reference: str) -> pd.DataFrame:
         if not seen.any():
             continue
         logs = np.log2(1 + scaled[:, seen]).T[:, :, None]  # [genes, samples, 1]
+        height = logs.mean(axis=1)
         rows = Samples(design.rows[part].reset_index(drop=True), design.of_group, design.paired)
-        found = _compared(logs, rows, np.ones((part.sum(), 1), bool))
+        found = _compared(logs, rows, height)
         tables.append(pd.DataFrame({
             "code": row.code, "gene": np.array(made.names, object)[seen], "contrast": contrast,
             "effect": found["effect"][:, 0], "n_cells": int(cells[part, number].sum()),
@@ -261,7 +262,9 @@ def _totals(made: Tally, design: Samples, values: np.ndarray) -> np.ndarray:
     return np.bincount(design.of_group[part], values[part], len(design.rows))[:, None]
 
 
-def _compared(values: np.ndarray, design: Samples, part: np.ndarray) -> dict[str, np.ndarray]:
+def _compared(
+    values: np.ndarray, design: Samples, height: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
     """Compare values of samples between conditions, [rows, samples, groups] to [rows, groups]."""
     treated = design.rows["treated"].to_numpy()
     if design.paired:  # rows are sorted by donor, so the two halves are in one order
@@ -269,7 +272,7 @@ def _compared(values: np.ndarray, design: Samples, part: np.ndarray) -> dict[str
         n = change.shape[1]
         effect, variance = change.mean(axis=1), change.var(axis=1, ddof=1)
         agree = (np.sign(change) == np.sign(effect)[:, None]).mean(axis=1)
-        worth, freedom = np.full(part.shape[1], float(n)), np.full(part.shape[1], n - 1.0)
+        worth, freedom = np.array([float(n)]), np.array([n - 1.0])
     else:
         one, other = values[:, treated], values[:, ~treated]
         n, m = one.shape[1], other.shape[1]
@@ -277,10 +280,11 @@ def _compared(values: np.ndarray, design: Samples, part: np.ndarray) -> dict[str
         variance = (one.var(axis=1) * n + other.var(axis=1) * m) / (n + m - 2)
         pairs = one[:, :, None] - other[:, None]
         agree = (np.sign(pairs) == np.sign(effect)[:, None, None]).mean(axis=(1, 2))
-        worth = np.full(part.shape[1], 1 / (1 / n + 1 / m))
-        freedom = np.full(part.shape[1], n + m - 2.0)
+        worth = np.array([1 / (1 / n + 1 / m)])
+        freedom = np.array([n + m - 2.0])
     variance = np.where(variance > 0, variance, np.nan)
-    return {"effect": effect, "agree": agree, "p": moderated_p(effect, variance, worth, freedom)}
+    p = moderated_p(effect, variance, worth, freedom, height)
+    return {"effect": effect, "agree": agree, "p": p}
 
 
 def _empty(columns: dict[str, type], reason: str) -> pd.DataFrame:

@@ -168,7 +168,7 @@ def _from_graphml(path: Path) -> tuple[pd.DataFrame, pd.DataFrame, tuple[str, ..
     nodes = pd.DataFrame({name: made.vs[name] for name in made.vs.attributes() if name != "id"})
     nodes = nodes.rename(columns={"name": "id", "label": "name"})
     edges = pd.DataFrame({name: made.es[name] for name in made.es.attributes()})
-    ends = np.array(made.get_edgelist()).reshape(-1, 2)
+    ends = np.array(made.get_edgelist(), dtype=int).reshape(-1, 2)
     ids = nodes["id"].to_numpy(object)
     edges = edges.assign(source=ids[ends[:, 0]], target=ids[ends[:, 1]])
     return nodes, edges, ()

@@ -55,6 +55,7 @@ def make(
     drivers: Callable[[AnnData], pd.DataFrame] | None = None,
     regulation: Callable[[AnnData], pd.DataFrame] | None = None,
     stability: pd.DataFrame | None = None,
+    resource: str = "consensus",
     fdr: float = 0.05,
     seed: int = 0,
     say: Callable[[str], object] = lambda step: None,
@@ -69,6 +70,7 @@ def make(
             table of `graphbuild.Evidence.drivers`. None: not looked at.
         regulation: finds links between genes, likewise.
         stability: :func:`cellvq.stability.code_stability`; shown with each code.
+        resource: liana's list of ligands and receptors (``mouseconsensus`` for mouse).
         fdr: largest false discovery rate of a finding.
         seed: seed of the sample and of all nulls.
         say: is told what is being done.
@@ -101,7 +103,7 @@ def make(
                      "so it is no label of cells; name it as the condition")
     abundance, changes = _conditions(made, columns, notes)
     say("signals")
-    talk = signals.communication(sample, seed=seed)
+    talk = signals.communication(sample, resource=resource, seed=seed)
     say("gene sets and regulation")
     foreign = "no tables are given" if knowledge is None else why_foreign(sample.var_names)
     sets, priors = None, Priors()

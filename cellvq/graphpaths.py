@@ -114,7 +114,7 @@ def paths(
     made = skeleton(nodes, edges)
     links = np.log2(np.maximum(made.degree(), 1))
     links[nodes["id"].isin(own)] = 0  # it was asked for, however busy it is
-    ends_of = np.array(made.get_edgelist()).reshape(-1, 2)
+    ends_of = np.array(made.get_edgelist(), dtype=int).reshape(-1, 2)
     costs = 1 + SIDEWAYS * links[ends_of].sum(axis=1) / 2
     place = pd.Series(np.arange(len(nodes)), nodes["id"])
     found = made.get_k_shortest_paths(

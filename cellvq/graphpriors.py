@@ -76,8 +76,9 @@ def _terms(edges: pd.DataFrame, terms: pd.DataFrame) -> list[pd.DataFrame]:
     by_name = dict(zip(terms["name"].str.lower(), terms["id"], strict=True))
     value = labels.str.partition("=")[2].str.lower()
     plain = value.str.replace(r"s$", "", regex=True)
-    term = value.map(by_name).fillna(plain.map(by_name))
-    term = term.fillna((plain + " cell").map(by_name))
+    term = [by_name.get(one) or by_name.get(other) or by_name.get(f"{other} cell")
+            for one, other in zip(value, plain, strict=True)]
+    term = pd.Series(term, labels.index, dtype=object)
     known = term.notna()
     above = terms.set_index("id")["parents"].str.split(r"[|,; ]+", regex=True)
     links, todo = [], set(term[known])

@@ -24,7 +24,7 @@ def make(options: argparse.Namespace) -> int:
                                   options.reference)
     made = graphmaking.make(
         options.files, columns, knowledge=knowledge.available(), drivers=_drivers(options),
-        fdr=options.fdr, seed=options.seed, say=_say)
+        resource=options.resource, fdr=options.fdr, seed=options.seed, say=_say)
     made.write(options.output, overwrite=options.overwrite)
     for note in made.notes:
         print(f"Note: {note}.")

@@ -28,7 +28,8 @@ def rank(
     """Rank links between genes that several kinds of evidence support and no prior holds.
 
     Two genes are joined through a code they both mark or drive, a set they belong to, a condition
-    they follow in one code, a common regulator or target, or a link found in these cells. Each kind
+    they follow in one code, a common regulator, a gene that one regulates and that marks a code or
+    follows a condition with the other, or a link found in these cells. Each kind
     of way is counted with ways through busy nodes weakened (degree-weighted path counts,
     Himmelstein and Baranzini 2015, doi 10.1371/journal.pcbi.1004259); the score is the mean over
     kinds of the inverse hyperbolic sine of the count, in units of its mean.
@@ -126,7 +127,14 @@ def path_scores(nodes: pd.DataFrame, edges: pd.DataFrame) -> PathScores:
             counts[way] = _through(part, place)
     links = edges[edges["kind"] == "tf-regulates-gene"]
     if len(known := links[links["status"] == "prior"]):
-        counts["known regulator in common"] = _regulator_in_common(known, place)
+        regulates = _known(known, place)
+        counts["known regulator in common"] = _squared(regulates.T)
+        for way in ("both mark a code", "both change in a code"):
+            if way in counts:
+                together = way.removeprefix("both ").replace("mark", "marks").replace(
+                    "change", "changes")
+                counts[f"regulates what {together} with it"] = (
+                    _weakened(regulates) @ counts[way]).tocsr()
     if len(found := links[links["status"] == "finding"]):
         ends = [place[found[end]].to_numpy() for end in ("source", "target")]
         matrix = sparse.csr_matrix((np.abs(found["effect"].to_numpy()), ends),
@@ -146,18 +154,24 @@ def _through(edges: pd.DataFrame, place: pd.Series) -> sparse.csr_matrix:
     return _squared(matrix)
 
 
-def _regulator_in_common(known: pd.DataFrame, place: pd.Series) -> sparse.csr_matrix:
-    ends = [place[known[end]].to_numpy() for end in ("target", "source")]
+def _known(known: pd.DataFrame, place: pd.Series) -> sparse.csr_matrix:
+    """Which gene regulates which, 0 or 1, [regulators, genes], both over all genes."""
+    ends = [place[known[end]].to_numpy() for end in ("source", "target")]
     matrix = sparse.csr_matrix((np.ones(len(known)), ends), (len(place), len(place)))
     matrix.data[:] = 1
-    return _squared(matrix)
+    return matrix
+
+
+def _weakened(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Weaken rows and columns by their links."""
+    left, right = (np.asarray(matrix.sum(axis=axis)).ravel() for axis in (1, 0))
+    left, right = (np.where(part > 0, np.maximum(part, 1) ** -DAMPING, 0) for part in (left, right))
+    return (sparse.diags(left) @ matrix @ sparse.diags(right)).tocsr()
 
 
 def _squared(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
-    """Weaken rows and columns by their links, and join rows through columns; none with itself."""
-    left, right = (np.asarray(matrix.sum(axis=axis)).ravel() for axis in (1, 0))
-    left, right = (np.where(part > 0, np.maximum(part, 1) ** -DAMPING, 0) for part in (left, right))
-    weak = sparse.diags(left) @ matrix @ sparse.diags(right)
+    """Join rows through columns, both weakened by their links; no row with itself."""
+    weak = _weakened(matrix)
     joined = (weak @ weak.T).tolil()
     joined.setdiag(0)
     return joined.tocsr()

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 LEAST_DONORS = 3
+LEAST_SHARED = 10
+"""Genes whose variances tell what variance is typical, at the least."""
 LEAST_COUNTS = 1
 """Mean of the counts that are compared, over donors, below which a gene is not tested."""
 AT_ONCE = 4_000_000
@@ -168,9 +170,12 @@ def _lost_of_poisson() -> tuple[np.ndarray, np.ndarray]:
 
 
 def moderated_p(
-    effect: np.ndarray, variance: np.ndarray, worth: np.ndarray, freedom: np.ndarray
+    effect: np.ndarray, variance: np.ndarray, worth: np.ndarray, freedom: np.ndarray,
+    height: np.ndarray | None = None,
 ) -> np.ndarray:
     """Test effects against zero, with variances drawn towards those of the group's other genes.
+
+    From fewer than ``LEAST_SHARED`` genes, or whatever the rows are, nothing is borrowed.
 
     Args:
         effect: mean differences, [genes, groups].
@@ -178,11 +183,14 @@ def moderated_p(
         worth: how many single differences a mean is worth, [groups]: n where it is over n donors,
             ``1 / (1 / n + 1 / m)`` where means of n and of m are compared.
         freedom: degrees of freedom of the variances, [groups].
+        height: mean logarithm of each gene's counts, [genes, groups]; where it is given, variances
+            are drawn towards those of genes of like height, as few counts vary more (limma-trend:
+            doi 10.1186/gb-2014-15-2-r29).
 
     Returns:
         Two-sided p-values, [genes, groups] (limma: doi 10.2202/1544-6115.1027).
     """
-    common, known = _common_variance(variance, freedom)
+    common, known = _common_variance(variance, freedom, height)
     moderated = (known * common + freedom * variance) / (known + freedom)
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.abs(effect) / np.sqrt(moderated / worth)
@@ -211,21 +219,39 @@ def _tested(
 
 
 def _common_variance(
-    variance: np.ndarray, freedom: np.ndarray
+    variance: np.ndarray, freedom: np.ndarray, height: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The variance of a typical gene of each code, and the degrees of freedom it is worth.
 
     Moments of log variances under an inverse chi-square prior (Smyth 2004, doi
-    10.2202/1544-6115.1027).
+    10.2202/1544-6115.1027), around their mean or around a cubic of the height.
     """
     with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a code with a gene or none: NaN
         logs = np.where(variance > 0, np.log(variance), np.nan)
-        centre = np.nanmean(logs, axis=0) - special.digamma(freedom / 2) + np.log(freedom / 2)
-        beyond = np.nanvar(logs, axis=0, ddof=1) - special.polygamma(1, freedom / 2)
+        logs = logs - special.digamma(freedom / 2) + np.log(freedom / 2)
+        centre, spent = np.nanmean(logs, axis=0), 1
+        if height is not None and len(logs) >= 2 * LEAST_SHARED:
+            centre, spent = _cubic(height, logs), 4
+        counted = np.isfinite(logs).sum(axis=0)
+        beyond = np.nansum((logs - centre) ** 2, axis=0) / np.maximum(counted - spent, 1)
+        beyond = beyond - special.polygamma(1, freedom / 2)
     worth = 2 * _inverse_trigamma(np.where(beyond > 1e-8, beyond, 1e-8))
     common = np.exp(centre + special.digamma(worth / 2) - np.log(worth / 2))
-    return np.nan_to_num(common), np.where(np.isfinite(common), worth, 0.0)
+    worth = np.where((counted >= LEAST_SHARED) & np.isfinite(worth), worth, 0.0)
+    return np.nan_to_num(common), worth
+
+
+def _cubic(height: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Fit a cubic of the height to the values of each column, where both are known."""
+    fitted = np.full(values.shape, np.nan)
+    for column in range(values.shape[1]):
+        known = np.isfinite(values[:, column]) & np.isfinite(height[:, column])
+        if known.sum() > 4:
+            at = (height[:, column] - height[known, column].mean()) / (
+                height[known, column].std() + 1e-9)
+            fitted[:, column] = np.polyval(np.polyfit(at[known], values[known, column], 3), at)
+    return fitted
 
 
 def _inverse_trigamma(values: np.ndarray) -> np.ndarray:

@@ -254,6 +254,7 @@ def read(folder: str | Path) -> Tally:
         raise InputError(f"{folder}: holds no whole tally ({type(error).__name__}); make it "
                          "anew") from error
     names = tuple(arrays.pop("names").tolist())
+    tables["places"].columns = range(tables["places"].shape[1])
     return Tally(names=names, **tables, **arrays)
 
 
