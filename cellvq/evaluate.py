@@ -34,12 +34,14 @@ from cellvq.evidence import (
     labelled_pair,
     paired_difference,
     permutation_test,
+    skewed_tail,
 )
 
 __all__ = [
     "PERMUTATION_NULL", "Interval", "NullTest", "Probe", "Usage", "agreement", "bootstrap_interval",
     "code_usage", "enrichment", "false_discovery_rate", "kmeans_codes", "knn_macro_f1", "labelled",
     "log_normalise", "paired_difference", "permutation_test", "perplexity", "probe", "purity",
+    "skewed_tail",
 ]
 
 

@@ -20,7 +20,7 @@ from cellvq.graph import Graph
 from cellvq.graphbuild import Evidence
 from cellvq.graphpriors import Priors
 from cellvq.knowledge import Knowledge, why_foreign
-from cellvq.markers import marker_table, with_code
+from cellvq.markers import CODE, cut, marker_table, with_code
 from cellvq.tallies import Tally
 from cellvq.tallylabels import border_table, label_table
 from cellvq.tallymarkers import marker_table as tally_markers
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 SAMPLE = 20_000
 """Cells that are looked at themselves, drawn at random from all, at the most."""
+SPEAKERS = 64
+"""Codes between which signals are looked for, at the most; of more, their parents speak."""
 NAMED = 3
 """Marker genes that the detail of a code names."""
 
@@ -103,7 +105,7 @@ def make(
                      "so it is no label of cells; name it as the condition")
     abundance, changes = _conditions(made, columns, notes)
     say("signals")
-    talk = signals.communication(sample, resource=resource, seed=seed)
+    talk = signals.communication(_speaking(sample, notes), "speaker", resource=resource, seed=seed)
     say("gene sets and regulation")
     foreign = "no tables are given" if knowledge is None else why_foreign(sample.var_names)
     sets, priors = None, Priors()
@@ -209,6 +211,21 @@ def _conditions(
         table.attrs = {"reason": "; ".join(reasons)} if table.empty else {}
         found.append(table)
     return found[0].assign(column=columns.condition), found[1]
+
+
+def _speaking(sample: AnnData, notes: list[str]) -> AnnData:
+    """The sample with a column ``speaker``: its codes, or their parents where codes are many."""
+    code = sample.obs[CODE].astype(str)
+    depth = int(code.str.count(r"\.").max()) + 1
+    levels = [cut(code, depth - up) for up in range(depth)]
+    few = [level for level in levels if level.nunique() <= SPEAKERS]
+    chosen = few[0] if few else levels[-1]
+    if chosen is not levels[0]:
+        notes.append(f"code-talks-to-code: asked of {chosen.nunique()} parents, as there are "
+                     f"{code.nunique()} codes")
+    sample = sample.copy()
+    sample.obs["speaker"] = chosen
+    return sample
 
 
 def _sets(sample: AnnData, known: pd.DataFrame, seed: int) -> pd.DataFrame | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import special, stats
+from scipy import stats
 from scipy.sparse import csr_matrix
 
 from cellvq import evaluate
@@ -153,7 +153,7 @@ def _over_cells(made: Tally, of: Sides, n_in: np.ndarray) -> dict:
         z = np.nan_to_num((inside["sums"] * STEP - n_in * mean) / spread)
         skew = third / variance**1.5 * (n_out - n_in) * np.sqrt(total - 1) / (
             np.sqrt(n_in * n_out) * max(total - 2, 1))
-    p = 2 * _tail(np.abs(z), np.nan_to_num(skew) * np.sign(z))
+    p = 2 * evaluate.skewed_tail(np.abs(z), np.nan_to_num(skew) * np.sign(z))
     own = inside["sums"] * STEP / n_in
     others = (whole["sums"] - inside["sums"]) * STEP / n_out
     return {
@@ -162,14 +162,6 @@ def _over_cells(made: Tally, of: Sides, n_in: np.ndarray) -> dict:
         "fraction_in": inside["detected"] / n_in,
         "fraction_out": (whole["detected"] - inside["detected"]) / n_out,
     }
-
-
-def _tail(z: np.ndarray, skew: np.ndarray) -> np.ndarray:
-    """Chance of more than z under Pearson's type III: mean 0, variance 1, and this skewness."""
-    skew = np.where(np.abs(skew) < 1e-3, 1e-3, skew)
-    shape = 4 / skew**2
-    reach = np.maximum(shape + 2 * z / skew, 0)
-    return np.where(skew > 0, special.gammaincc(shape, reach), special.gammainc(shape, reach))
 
 
 def _over_donors(

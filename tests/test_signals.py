@@ -84,6 +84,18 @@ def test_signals_of_shuffled_codes_are_rare(cells):
     assert abs(table["effect"].median()) < 0.1
 
 
+def test_all_shuffles_in_closed_form_are_what_many_shuffles_come_to(cells):
+    closed, drawn = communication(cells), communication(cells, permutations=5000)
+    both = closed.merge(drawn, on=["source", "target", "ligand", "receptor"], suffixes=("", "_of"))
+    assert len(both) == len(closed) == len(drawn)
+    assert both["effect"].to_numpy() == pytest.approx(both["effect_of"].to_numpy())
+    error = np.sqrt(both["p_of"] * (1 - both["p_of"]) / 5000)
+    apart = (both["p"] - both["p_of"]).abs()
+    assert apart.max() < 0.03 and (apart - 3 * error).max() < 0.02
+    assert ((both["fdr"] < 0.05) == (both["fdr_of"] < 0.05)).mean() > 0.99
+    assert closed["p"].min() < 1e-8  # finer than any number of shuffles that could be drawn
+
+
 @pytest.mark.parametrize("case", ["no genes", "not expressed", "small codes", "one code"])
 def test_without_signals_the_reason_is_stated(cells, case):
     options, some = {}, cells.copy()
