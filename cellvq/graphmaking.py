@@ -138,14 +138,17 @@ def _read(cells, columns: Columns, seed: int) -> tuple[Tally, AnnData, pd.DataFr
         sample = coded if len(kept) == coded.n_obs else coded[kept].copy()
         return made, sample, tallies.borders(coded, made)
     paths = [cells] if isinstance(cells, str | Path) else list(cells)
-    parts, drawn = [], []
-    for shard in _shards(paths):
-        parts.append(tallies.tally(shard, **options))
+    drawn = []
+
+    def counted(shard: AnnData) -> Tally:
+        nonlocal drawn
         keys = rng.random(shard.n_obs)  # the cells with the smallest keys of all are the sample
         near = np.argsort(keys)[:SAMPLE]
         drawn.append((keys[near], shard[near].copy()))
         drawn = [_smallest(drawn)] if len(drawn) > 1 else drawn
-    made = tallies.merge(parts)
+        return tallies.tally(shard, **options)
+
+    made = tallies.merge(map(counted, _shards(paths)))
     shared = pd.concat([tallies.borders(shard, made) for shard in _shards(paths)])
     return made, drawn[0][1], shared
 

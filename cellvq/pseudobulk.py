@@ -185,7 +185,7 @@ def moderated_p(
         freedom: degrees of freedom of the variances, [groups].
         height: mean logarithm of each gene's counts, [genes, groups]; where it is given, variances
             are drawn towards those of genes of like height, as few counts vary more (limma-trend:
-            doi 10.1186/gb-2014-15-2-r29).
+            doi 10.1186/gb-2014-15-2-r29), and no further than the data are sure of.
 
     Returns:
         Two-sided p-values, [genes, groups] (limma: doi 10.2202/1544-6115.1027).
@@ -234,8 +234,14 @@ def _common_variance(
         if height is not None and len(logs) >= 2 * LEAST_SHARED:
             centre, spent = _cubic(height, logs), 4
         counted = np.isfinite(logs).sum(axis=0)
-        beyond = np.nansum((logs - centre) ** 2, axis=0) / np.maximum(counted - spent, 1)
+        away = (logs - centre) ** 2
+        beyond = np.nansum(away, axis=0) / np.maximum(counted - spent, 1)
         beyond = beyond - special.polygamma(1, freedom / 2)
+        if height is not None:
+            # With two or three donors it is hardly known how alike variances are. The fewest
+            # degrees that they may be worth are taken, two standard errors from the estimate.
+            beyond = beyond.clip(min=0) + 2 * np.nanstd(away, axis=0) / np.sqrt(
+                np.maximum(counted, 1))
     worth = 2 * _inverse_trigamma(np.where(beyond > 1e-8, beyond, 1e-8))
     common = np.exp(centre + special.digamma(worth / 2) - np.log(worth / 2))
     worth = np.where((counted >= LEAST_SHARED) & np.isfinite(worth), worth, 0.0)

@@ -177,29 +177,35 @@ def merge(tallies: Iterable[Tally]) -> Tally:
     Raises:
         InputError: their genes are not the same, or there is none.
     """
-    parts = list(tallies)
-    if not parts:
+    total = None
+    for part in tallies:
+        total = part if total is None else _added(total, part)
+    if total is None:
         raise InputError("there is no tally to merge; tally a file with cells first")
-    if any(part.names != parts[0].names for part in parts):
+    return total
+
+
+def _added(one: Tally, other: Tally) -> Tally:
+    """Add two tallies; no more than these and their sum are ever in memory."""
+    if one.names != other.names:
         raise InputError("the shards hold different genes; give all the genes of one panel")
-    groups = pd.concat([part.groups for part in parts], ignore_index=True)
+    groups = pd.concat([one.groups, other.groups], ignore_index=True)
     keys = groups.groupby(list(GROUP), sort=True)
     number, size = keys.ngroup().to_numpy(), keys.ngroups
-    table = keys[["cells", "depth"]].sum().reset_index()
+    first, second = np.split(number, [len(one.groups)])  # within each, all differ
 
-    def added(name: str) -> np.ndarray:
-        total, first = np.zeros((size, len(parts[0].names)), np.int64), 0
-        for part in parts:
-            rows = number[first : first + len(part.groups)]  # of one part all differ
-            total[rows] += getattr(part, name)
-            first += len(rows)
+    def summed(name: str) -> np.ndarray:
+        total = np.zeros((size, len(one.names)), np.int64)
+        total[first] = getattr(one, name)
+        total[second] += getattr(other, name)
         return total
 
-    labels = pd.concat([part.labels for part in parts], ignore_index=True)
-    labels = labels.groupby(list(LABEL), sort=True, as_index=False)["cells"].sum()
-    places = pd.concat([part.places for part in parts]).groupby(level=0, sort=True).sum()
-    return Tally(table, parts[0].names, *map(added, ("counts", "sums", "squares", "detected")),
-                 sum(part.cubes for part in parts), labels, places)
+    labels = pd.concat([one.labels, other.labels], ignore_index=True)
+    return Tally(
+        keys[["cells", "depth"]].sum().reset_index(), one.names,
+        *map(summed, ("counts", "sums", "squares", "detected")), one.cubes + other.cubes,
+        labels.groupby(list(LABEL), sort=True, as_index=False)["cells"].sum(),
+        pd.concat([one.places, other.places]).groupby(level=0, sort=True).sum())
 
 
 def shards(path: str | Path, rows: int = AT_ONCE) -> Iterator[AnnData]:
