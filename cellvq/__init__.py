@@ -29,14 +29,15 @@ _MODULES = (
     "composition", "conditions", "conditionview", "config", "contenders", "corpus", "corpuscost",
     "cost", "counts", "databench", "datasets", "decoded", "decoder", "denoising", "dictionary",
     "dictionaryfiles", "distributed", "download", "driving", "encoding", "entries", "evaluate",
-    "faithfulness", "files", "finetuning", "genes", "genesets", "genetables", "graph",
-    "graphbuild", "graphmaking", "graphpriors", "health", "hypotheses", "integration", "joined",
-    "knowledge", "leaderboard", "loader", "machine", "mapping", "margins", "model", "naming",
-    "nested", "novelty", "objective", "official", "optimize", "originals", "panels", "performer",
-    "plot", "pretraining", "properties", "pseudobulk", "quantize", "reading", "reconstruction",
-    "reference", "registry", "replicates", "report", "rfiles", "runs", "scan", "schema", "shards",
-    "shipped", "significance", "simulate", "sources", "splits", "stability", "stream",
-    "tablefiles", "tallies", "tallylabels", "tallymarkers", "tasks", "train", "truth", "weights",
+    "explorer", "explorerpage", "faithfulness", "files", "finetuning", "genes", "genesets",
+    "genetables", "graph", "graphbuild", "graphmaking", "graphpriors", "health", "hypotheses",
+    "integration", "joined", "knowledge", "leaderboard", "loader", "machine", "mapping", "margins",
+    "model", "naming", "nested", "novelty", "objective", "official", "optimize", "originals",
+    "panels", "performer", "plot", "pretraining", "properties", "pseudobulk", "quantize",
+    "reading", "reconstruction", "reference", "registry", "replicates", "report", "rfiles", "runs",
+    "scan", "schema", "shards", "shifts", "shipped", "significance", "simulate", "sources",
+    "splits", "stability", "stream", "tablefiles", "tallies", "tallylabels", "tallymarkers",
+    "tasks", "train", "truth", "weights",
 )
 __all__ = ["InputError", *_FUNCTIONS, *_MODULES]
 

@@ -29,8 +29,8 @@ class Evidence:
     """Tables that a graph is built from; None: was not looked at."""
 
     codes: pd.DataFrame
-    """One row a code or parent: ``code`` (str), ``cells`` (int), and where known ``donors`` (int)
-    and ``detail`` (str)."""
+    """One row a code or parent, with ``code`` (str), ``cells`` (int), and where known ``donors``
+    (int) and ``detail`` (str)."""
     markers: pd.DataFrame | None = None
     """See :func:`cellvq.tallymarkers.marker_table`, or :func:`cellvq.markers.marker_table`."""
     labels: pd.DataFrame | None = None
@@ -42,18 +42,19 @@ class Evidence:
     sets: pd.DataFrame | None = None
     """See :func:`cellvq.genesets.enrich`."""
     drivers: pd.DataFrame | None = None
-    """Genes whose deletion changes the code: ``code``, ``gene``, ``effect``, ``n_cells``, ``p``,
-    ``fdr``, ``null``, ``evidence``."""
+    """Genes whose deletion changes the code, with ``code``, ``gene``, ``effect``, ``n_cells``,
+    ``p``, ``fdr``, ``null``, ``evidence``."""
     regulation: pd.DataFrame | None = None
-    """Links found in these cells: ``regulator``, ``gene``, ``code``, ``effect``, ``n_cells``,
+    """Links found in these cells, with ``regulator``, ``gene``, ``code``, ``effect``, ``n_cells``,
     ``n_donors``, ``p``, ``fdr``, ``null``, ``evidence``, ``stability``."""
     abundance: pd.DataFrame | None = None
     """See :func:`cellvq.conditions.abundance`; ``column`` names the condition's column."""
     changes: pd.DataFrame | None = None
     """See :func:`cellvq.conditions.gene_changes`."""
     signal_changes: pd.DataFrame | None = None
-    """Signals that differ between conditions: ``source``, ``target``, ``ligand``, ``receptor``,
-    ``contrast``, ``effect``, ``n_cells``, ``n_donors``, ``p``, ``fdr``, ``null``, ``evidence``."""
+    """Signals that differ between conditions, with ``source``, ``target``, ``ligand``,
+    ``receptor``, ``contrast``, ``effect``, ``n_cells``, ``n_donors``, ``p``, ``fdr``, ``null``,
+    ``evidence``."""
     notes: tuple[str, ...] = ()
     """Why something is missing, a sentence each."""
 

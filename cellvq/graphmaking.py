@@ -46,7 +46,7 @@ class Columns:
     donor: str | None = None
     condition: str | None = None
     reference: str | None = None
-    """Value of the condition that the others are compared with; None: found by its name."""
+    """Value of the condition that the others are compared with, or None to find it by its name."""
 
 
 def make(

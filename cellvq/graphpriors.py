@@ -22,7 +22,7 @@ class Priors:
     gene_sets: pd.DataFrame = field(default_factory=pd.DataFrame)
     """``collection``, ``gene_set``, ``gene``."""
     terms: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """The ontology: ``id``, ``name``, ``parents`` (ids, parted by spaces or commas)."""
+    """The ontology, with ``id``, ``name``, ``parents`` (ids, parted by spaces or commas)."""
 
 
 def set_id(collection: pd.Series, name: pd.Series) -> pd.Series:

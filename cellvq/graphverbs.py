@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cellvq import InputError, graph, graphfiles, graphmaking, knowledge
+from cellvq import InputError, explorer, graph, graphfiles, graphmaking, knowledge
 from cellvq.arguments import QUESTIONS
 from cellvq.tablefiles import for_spreadsheets
 
@@ -25,10 +25,11 @@ def make(options: argparse.Namespace) -> int:
     made = graphmaking.make(
         options.files, columns, knowledge=knowledge.available(), drivers=_drivers(options),
         resource=options.resource, fdr=options.fdr, seed=options.seed, say=_say)
-    made.write(options.output, overwrite=options.overwrite)
+    made.write(options.output, overwrite=options.overwrite, page=_page(made, options.seed))
     for note in made.notes:
         print(f"Note: {note}.")
-    print(f"{made}.\nThe graph is in {options.output}; README.md there explains the tables.\n"
+    print(f"{made}.\nOpen {options.output}/graph.html to explore it; README.md there explains the "
+          f"tables.\n"
           f"Next: cellvq graph query {options.output} central")
     return 0
 
@@ -82,9 +83,15 @@ def _export(found: graph.Graph, options: argparse.Namespace) -> int:
     if not options.names or not options.output:
         raise InputError("export needs nodes and --output DIR, such as: export C07 --output part")
     part = found.around(options.names, options.steps)
-    part.write(options.output, overwrite=options.overwrite)
+    part.write(options.output, overwrite=options.overwrite, page=_page(part, 0))
     print(f"{part}.\nThe part is in {options.output}.")
     return 0
+
+
+def _page(made: graph.Graph, seed: int) -> str:
+    """The explorer of a graph."""
+    return explorer.page(made.nodes, made.edges, made.layout(seed), notes=made.notes,
+                         communities=made.communities(seed), title="Knowledge graph of cell states")
 
 
 def _drivers(options: argparse.Namespace):

@@ -66,7 +66,7 @@ class NodeKind:
     color: int
     """Number in the palette of `style`."""
     shape: str
-    """Form in which it is drawn: circle, square, diamond, triangle or hexagon."""
+    """Form in which it is drawn, a circle, square, diamond, triangle or hexagon."""
 
 
 @dataclass(frozen=True)

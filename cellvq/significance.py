@@ -31,7 +31,7 @@ __all__ = [
 SCORES = [*QUESTION, "metric", "method", "seed", "value", "n_cells", "n_groups", "settings",
           "status"]
 NEITHER = ("codes_used", "perplexity")
-"""Metrics in which more is neither better nor worse: they get no verdict."""
+"""Metrics in which more is neither better nor worse, so that they get no verdict."""
 
 
 def score_calls(calls: pd.DataFrame) -> pd.DataFrame:

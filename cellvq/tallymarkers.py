@@ -37,7 +37,7 @@ class Sides:
     """Codes and their parents against all other cells."""
 
     codes: pd.DataFrame
-    """One row a code or parent: ``code`` (str), ``level``, ``cells`` and ``donors`` (int)."""
+    """One row a code or parent, with ``code`` (str), ``level``, ``cells`` and ``donors`` (int)."""
     member: csr_matrix
     """Which groups of the tally belong to each, 0 or 1, [codes, groups]."""
 

@@ -1,8 +1,10 @@
 """The house: imports point to a lower floor, rooms stay small, most of them need no torch."""
 
 import ast
+import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,19 +15,21 @@ PACKAGE = Path(__file__).parents[1] / "cellvq"
 # (InputError, the version) lies below everything.
 FLOORS = (
     ("arguments", "attention", "cardpage", "config", "corpuscost", "counts", "distributed",
-     "evidence", "folders", "genetables", "loader", "notebooks", "performer", "ranking", "reading",
-     "registry", "report", "resampling", "rfiles", "schema", "simulate", "style"),
+     "evidence", "explorerpage", "folders", "genetables", "loader", "notebooks", "performer",
+     "ranking", "reading", "registry", "report", "resampling", "rfiles", "schema", "simulate",
+     "style"),
     ("cards", "census", "codebook", "conditionview", "decoder", "download", "evaluate",
      "evidenceview", "files", "genes", "graphpaths", "graphpriors", "graphview", "machine",
      "originals", "scaleview", "scores", "scoreview", "tablefiles", "truth"),
-    ("atlas", "codeview", "corpusview", "datasets", "graphanswers", "graphfiles", "knowledge",
-     "markers", "nested", "novelty", "plot", "questions", "shards", "signals", "sources", "tasks"),
+    ("atlas", "codeview", "corpusview", "datasets", "explorer", "graphanswers", "graphfiles",
+     "knowledge", "markers", "nested", "novelty", "plot", "questions", "shards", "signals",
+     "sources", "tasks"),
     ("biology", "codes", "entries", "genesets", "hypotheses", "joined", "judging", "profiles",
      "pseudobulk", "quantize", "scan"),
     ("baselines", "benchstore", "benchview", "book", "checking", "clustering", "graph", "model",
      "naming", "panels", "significance", "splits", "stability", "stream", "tallies"),
     ("adapters", "annotation", "build", "corpus", "graphbuild", "integration", "leaderboard",
-     "optimize", "tallymarkers", "weights"),
+     "optimize", "shifts", "tallymarkers", "weights"),
     ("benchreport", "composition", "conditions", "encoding", "objective", "official", "properties",
      "tallylabels"),
     ("continuing", "cost", "decoded", "dictionaryfiles", "graphmaking", "history", "margins",
@@ -43,14 +47,15 @@ WITHOUT_TORCH = {
     "annotation", "atlas", "benchreport", "benchstore", "benchview", "biology", "book", "cardpage",
     "cards", "census", "checking", "clustering", "codes", "codeview", "composition", "conditions",
     "conditionview", "corpuscost", "corpusview", "counts", "datasets", "dictionary",
-    "dictionaryfiles", "download", "entries", "evaluate", "evidence", "evidenceview", "folders",
-    "genes", "genesets", "genetables", "graph", "graphanswers", "graphbuild", "graphfiles",
-    "graphmaking", "graphpaths", "graphpriors", "graphview", "hypotheses", "integration",
-    "judging", "knowledge", "leaderboard", "machine", "markers", "naming", "notebooks", "novelty",
-    "originals", "plot", "profiles", "properties", "pseudobulk", "questions", "ranking", "reading",
-    "registry", "report", "resampling", "rfiles", "scaleview", "scan", "schema", "scores",
-    "scoreview", "signals", "significance", "simulate", "splits", "stability", "style",
-    "tablefiles", "tallies", "tallylabels", "tallymarkers", "tasks", "truth",
+    "dictionaryfiles", "download", "entries", "evaluate", "evidence", "evidenceview", "explorer",
+    "explorerpage", "folders", "genes", "genesets", "genetables", "graph", "graphanswers",
+    "graphbuild", "graphfiles", "graphmaking", "graphpaths", "graphpriors", "graphview",
+    "hypotheses", "integration", "judging", "knowledge", "leaderboard", "machine", "markers",
+    "naming", "notebooks", "novelty", "originals", "plot", "profiles", "properties", "pseudobulk",
+    "questions", "ranking", "reading", "registry", "report", "resampling", "rfiles", "scaleview",
+    "scan", "schema", "scores", "scoreview", "shifts", "signals", "significance", "simulate",
+    "splits", "stability", "style", "tablefiles", "tallies", "tallylabels", "tallymarkers",
+    "tasks", "truth",
 }
 # What a bare machine with a GPU has: these rooms import nothing else when they are imported.
 BARE = {
@@ -133,3 +138,16 @@ def test_public_names_say_what_they_are_for(module):
 def test_the_reference_names_every_room(module, clone):
     text = (clone / "book/reference/api.md").read_text(encoding="utf-8")
     assert f"`{module}`" in text, f"give {module} its floor in the table of book/reference/api.md"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_words_under_a_name_begin_without_a_colon(module):
+    """Sphinx takes what stands before it for a type that it cannot find, and the pages fail."""
+    tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+    bodies = [node.body for node in ast.walk(tree) if isinstance(node, ast.Module | ast.ClassDef)]
+    for before, after in ((one, two) for body in bodies for one, two in pairwise(body)):
+        if not isinstance(before, ast.Assign | ast.AnnAssign) or not isinstance(after, ast.Expr):
+            continue
+        first = str(getattr(after.value, "value", "")).split("\n")[0]
+        plain = re.sub(r":[a-z]+:`[^`]*`|``[^`]*``|`[^`]*`", "", first)
+        assert ":" not in plain, f"{module}, line {after.lineno}: {first}"

@@ -400,7 +400,9 @@ def test_the_commands_make_and_ask(cells, tmp_path, capsys):
     options = ["--label", "cell_type", "--donor", "donor", "--condition", "condition"]
     command = ["graph", str(tmp_path / "encoded.h5ad"), *options, "--output", folder]
     assert main(command) == 0
-    assert "The graph is in" in capsys.readouterr().out
+    assert "graph.html to explore it" in capsys.readouterr().out
+    page = Path(folder, "graph.html").read_text(encoding="utf-8")
+    assert "Content-Security-Policy" in page and "https://" not in page.split("<script")[0]
     assert main(command) == 2 and "holds a graph already" in capsys.readouterr().err
     for question in (["explain", "C00"], ["compare", "C00", "C01"], ["neighbours", "C00"],
                      ["conditions"], ["hypotheses"], ["central"], ["paths", "C00", "C01"]):
