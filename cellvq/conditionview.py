@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.patches import Patch
 
 from cellvq.style import FAINT, INK, PALETTE, axes, short
 
@@ -66,6 +67,31 @@ def change_dots(table: pd.DataFrame, *, most: int = 20, ax: Axes | None = None) 
     ax.figure.colorbar(dots, ax=ax, shrink=0.7,
                        label=f"log2 fold change, {rows['contrast'].iloc[0]}")
     ax.set_title(f"dark edge: FDR below {SIGNIFICANT}; larger: smaller FDR", fontsize=9, loc="left")
+    sns.despine(ax=ax)
+    return ax
+
+
+def shift_bars(table: pd.DataFrame, *, most: int = 25, ax: Axes | None = None) -> Axes:
+    """Show how far each condition moves cells to other codes, beside what chance gives.
+
+    Args:
+        table: :func:`cellvq.shifts.code_shifts`.
+        most: conditions to show.
+    """
+    rows = table.head(most).iloc[::-1]
+    ax = axes(ax, 6.0, 1.4 + 0.26 * len(rows))
+    if rows.empty:
+        return _nothing(ax, table)
+    places = np.arange(len(rows))
+    sure = rows["fdr"] < SIGNIFICANT
+    ax.barh(places, rows["shift"], height=0.62, color=np.where(sure, PALETTE[0], FAINT))
+    (line,) = ax.plot(rows["shift_null"], places, "|", color=INK, ms=13, mew=1.8)
+    ax.set_yticks(places, [f"{short(row.condition)} ({row.n_cells:,})"
+                           for row in rows.itertuples()])
+    ax.set(xlabel="share of cells that would have to move", ylabel="condition (cells)")
+    ax.legend([Patch(color=PALETTE[0]), Patch(color=FAINT), line],
+              [f"FDR below {SIGNIFICANT}", "not distinguishable", "mean by chance"],
+              loc="lower right")
     sns.despine(ax=ax)
     return ax
 

@@ -238,9 +238,9 @@ def _common_variance(
         beyond = np.nansum(away, axis=0) / np.maximum(counted - spent, 1)
         beyond = beyond - special.polygamma(1, freedom / 2)
         if height is not None:
-            # With two or three donors it is hardly known how alike variances are. The fewest
-            # degrees that they may be worth are taken, two standard errors from the estimate.
-            beyond = beyond.clip(min=0) + 2 * np.nanstd(away, axis=0) / np.sqrt(
+            # With two or three donors it is hardly known how alike variances are. Fewer degrees
+            # are taken than they seem to be worth, by one standard error of their spread.
+            beyond = beyond.clip(min=0) + np.nanstd(away, axis=0) / np.sqrt(
                 np.maximum(counted, 1))
     worth = 2 * _inverse_trigamma(np.where(beyond > 1e-8, beyond, 1e-8))
     common = np.exp(centre + special.digamma(worth / 2) - np.log(worth / 2))
