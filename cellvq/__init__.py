@@ -35,9 +35,10 @@ _MODULES = (
     "model", "naming", "nested", "novelty", "objective", "official", "optimize", "originals",
     "panels", "performer", "plot", "pretraining", "properties", "pseudobulk", "quantize",
     "reading", "reconstruction", "reference", "registry", "replicates", "report", "rfiles", "runs",
-    "scan", "schema", "shards", "shifts", "shipped", "significance", "simulate", "sources",
-    "splits", "stability", "stream", "tablefiles", "tallies", "tallylabels", "tallymarkers",
-    "tasks", "train", "truth", "weights",
+    "scan", "schema", "shards", "shifts", "shipped", "signalchanges", "signalmoments",
+    "signalnull", "signalpairs", "signals", "signalview", "significance", "simulate", "sources",
+    "spatial", "splits", "stability", "stream", "tablefiles", "tallies", "tallylabels",
+    "tallymarkers", "tasks", "train", "truth", "weights",
 )
 __all__ = ["InputError", *_FUNCTIONS, *_MODULES]
 

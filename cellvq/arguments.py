@@ -163,8 +163,8 @@ def parser() -> argparse.ArgumentParser:
                       help="condition that the others are compared with, such as ctrl")
     verb.add_argument("--model", metavar="NAME|DIR", help="the model that encoded the cells: adds "
                       "the genes that drive each code (default: where it was)")
-    verb.add_argument("--resource", default="consensus", metavar="NAME", help="liana's list of "
-                      "ligands and receptors (default: consensus; for mouse: mouseconsensus)")
+    verb.add_argument("--resource", metavar="NAME", help="liana's list of ligands and receptors "
+                      "(default: consensus or mouseconsensus, as the names of the genes look)")
     verb.add_argument("--fdr", type=_number(float), default=0.05, metavar="Q",
                       help="largest false discovery rate of a finding (default: 0.05)")
     verb.add_argument("--seed", type=int, default=0, help="every draw follows from it (default: 0)")

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from cellvq import InputError, conditions, genesets, graphbuild, signals, tallies
+from cellvq import InputError, conditions, genesets, graphbuild, signalchanges, signals, tallies
 from cellvq.graph import Graph
 from cellvq.graphbuild import Evidence
 from cellvq.graphpriors import Priors
 from cellvq.knowledge import Knowledge, why_foreign
-from cellvq.markers import CODE, cut, marker_table, with_code
+from cellvq.markers import marker_table, with_code
 from cellvq.tallies import Tally
 from cellvq.tallylabels import border_table, label_table
 from cellvq.tallymarkers import marker_table as tally_markers
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 SAMPLE = 20_000
 """Cells that are looked at themselves, drawn at random from all, at the most."""
-SPEAKERS = 64
-"""Codes between which signals are looked for, at the most; of more, their parents speak."""
 NAMED = 3
 """Marker genes that the detail of a code names."""
 
@@ -57,7 +55,7 @@ def make(
     drivers: Callable[[AnnData], pd.DataFrame] | None = None,
     regulation: Callable[[AnnData], pd.DataFrame] | None = None,
     stability: pd.DataFrame | None = None,
-    resource: str = "consensus",
+    resource: str | None = None,
     fdr: float = 0.05,
     seed: int = 0,
     say: Callable[[str], object] = lambda step: None,
@@ -72,7 +70,8 @@ def make(
             table of `graphbuild.Evidence.drivers`. None: not looked at.
         regulation: finds links between genes, likewise.
         stability: :func:`cellvq.stability.code_stability`; shown with each code.
-        resource: liana's list of ligands and receptors (``mouseconsensus`` for mouse).
+        resource: liana's list of ligands and receptors; None: that of human or of mouse, as the
+            names of the genes look.
         fdr: largest false discovery rate of a finding.
         seed: seed of the sample and of all nulls.
         say: is told what is being done.
@@ -105,7 +104,11 @@ def make(
                      "so it is no label of cells; name it as the condition")
     abundance, changes = _conditions(made, columns, notes)
     say("signals")
-    talk = signals.communication(_speaking(sample, notes), "speaker", resource=resource, seed=seed)
+    talk = signals.communication(sample, donor=columns.donor, resource=resource, seed=seed,
+                                 consensus=False)  # ranks are no evidence that an edge holds
+    if "note" in talk.attrs:
+        notes.append(f"code-talks-to-code: {talk.attrs['note']}")
+    talk_changes = _talk_changes(sample, made, columns, resource, seed)
     say("gene sets and regulation")
     foreign = "no tables are given" if knowledge is None else why_foreign(sample.var_names)
     sets, priors = None, Priors()
@@ -118,7 +121,7 @@ def make(
     found = Evidence(
         codes, markers, labels, borders, talk, sets,
         drivers=_ask(drivers, sample), regulation=_ask(regulation, sample),
-        abundance=abundance, changes=changes, notes=tuple(notes))
+        abundance=abundance, changes=changes, signal_changes=talk_changes, notes=tuple(notes))
     say("joining")
     return graphbuild.build(found, priors, fdr=fdr)
 
@@ -216,19 +219,18 @@ def _conditions(
     return found[0].assign(column=columns.condition), found[1]
 
 
-def _speaking(sample: AnnData, notes: list[str]) -> AnnData:
-    """The sample with a column ``speaker``: its codes, or their parents where codes are many."""
-    code = sample.obs[CODE].astype(str)
-    depth = int(code.str.count(r"\.").max()) + 1
-    levels = [cut(code, depth - up) for up in range(depth)]
-    few = [level for level in levels if level.nunique() <= SPEAKERS]
-    chosen = few[0] if few else levels[-1]
-    if chosen is not levels[0]:
-        notes.append(f"code-talks-to-code: asked of {chosen.nunique()} parents, as there are "
-                     f"{code.nunique()} codes")
-    sample = sample.copy()
-    sample.obs["speaker"] = chosen
-    return sample
+def _talk_changes(
+    sample: AnnData, made: Tally, columns: Columns, resource: str | None, seed: int
+) -> pd.DataFrame | None:
+    """Signals that differ between conditions, where donors can tell."""
+    pairs = conditions.contrasts(made, columns.reference) if columns.condition else []
+    if not pairs or not columns.donor:
+        return None
+    table = signalchanges.signal_changes(
+        sample, columns.condition, pairs[0][1], donor=columns.donor, resource=resource, seed=seed)
+    found = table[table["n_donors"] > 0].reset_index(drop=True)
+    found.attrs = table.attrs if table.empty else {"reason": "too few donors in any pair of codes"}
+    return found
 
 
 def _sets(sample: AnnData, known: pd.DataFrame, seed: int) -> pd.DataFrame | None:

@@ -6,6 +6,7 @@ Tables in, tables out; the tables are those of :mod:`cellvq.schema`.
 from __future__ import annotations
 
 import difflib
+import warnings
 
 import igraph
 import numpy as np
@@ -117,9 +118,11 @@ def paths(
     ends_of = np.array(made.get_edgelist(), dtype=int).reshape(-1, 2)
     costs = 1 + SIDEWAYS * links[ends_of].sum(axis=1) / 2
     place = pd.Series(np.arange(len(nodes)), nodes["id"])
-    found = made.get_k_shortest_paths(
-        int(place[ends[0]]), int(place[ends[1]]), k=2 * count, weights=costs.tolist(),
-        mode="all", output="vpath")
+    with warnings.catch_warnings():  # that there is no way is an answer
+        warnings.simplefilter("ignore", RuntimeWarning)
+        found = made.get_k_shortest_paths(
+            int(place[ends[0]]), int(place[ends[1]]), k=2 * count, weights=costs.tolist(),
+            mode="all", output="vpath")
     ways = list(dict.fromkeys(tuple(way) for way in found if way))[:count]
     rows = made.es["row"]
     cheapest: dict[tuple[int, int], int] = {}

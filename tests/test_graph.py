@@ -112,18 +112,18 @@ def test_every_edge_carries_its_evidence(made):
 
 
 def test_codes_of_noise_leave_no_findings(cells):
-    """The false discovery rate of the whole graph, over twenty sets of random codes."""
+    """The false discovery rate of the whole graph, over twelve sets of random codes."""
     rng, found, edges = np.random.default_rng(0), 0, []
-    for _ in range(20):
-        null = cells[rng.choice(cells.n_obs, 500, replace=False)].copy()
-        null.obs["cellvq_code"] = rng.choice(["C0", "C1", "C2", "C3"], 500, p=[0.1, 0.2, 0.3, 0.4])
+    for _ in range(12):
+        null = cells[rng.choice(cells.n_obs, 400, replace=False)].copy()
+        null.obs["cellvq_code"] = rng.choice(["C0", "C1", "C2", "C3"], 400, p=[0.1, 0.2, 0.3, 0.4])
         del null.obsm["X_cellvq"]
         made = graphmaking.make(null, COLUMNS)
         part = made.edges[made.edges["status"] == "finding"]
         part = part[~part["kind"].isin(["gene-changes-in-code"])]  # these were planted
         found += len(part) > 0
         edges.append(len(part))
-    assert found <= 4 and np.mean(edges) < 1
+    assert found <= 3 and np.mean(edges) < 1
 
 
 def test_what_was_not_looked_at_is_said(cells):
