@@ -379,10 +379,10 @@ def test_the_picture_keeps_the_strongest(made):
 
 
 def test_genes_that_drive_codes_pass_the_deletion_test():
-    cells = simulate.simulate_cells(cells=300, batches=1, depth=500)
-    run = pretrain(cells, steps=30, codes=8, progress=False)
+    cells = simulate.simulate_cells(cells=400, batches=1, depth=500)
+    run = pretrain(cells, steps=60, codes=8, progress=False)
     encoded = encode(cells, run.model)
-    table = driving.drivers(encoded, run.model, per_code=5, tested=24)
+    table = driving.drivers(encoded, run.model, per_code=8, tested=24)
     assert list(table) == list(driving.DRIVER_COLUMNS)
     if table.empty:  # then it says that the attribution is not believed
         assert "not believed" in table.attrs["reason"]
