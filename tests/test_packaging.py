@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import tomllib
+from pathlib import Path
 
 import pytest
 import yaml
@@ -68,12 +69,13 @@ def test_one_version_and_one_paper(clone):
     assert cellvq.__version__ in (clone / "CHANGELOG.md").read_text()
 
 
-def test_the_small_tables_travel_with_the_package(clone):
+def test_small_tables_and_scripts_travel_with_the_package(clone):
     build = tomllib.loads((clone / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
     included = build["targets"]["wheel"]["force-include"]
-    names = "registry.csv", "markers_blood.csv"
-    assert included == {f"data/{name}": f"cellvq/{name}" for name in names}
-    assert all((clone / "data" / name).is_file() for name in names)
+    names = ("data/registry.csv", "data/markers_blood.csv", "book/_static/cellvq-figure.js",
+             "book/_static/cellvq-explorer.js")
+    assert included == {name: f"cellvq/{Path(name).name}" for name in names}
+    assert all((clone / name).is_file() for name in names)
 
 
 def test_no_file_names_a_package_index(clone):
