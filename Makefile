@@ -8,6 +8,8 @@
 SHELL := bash
 PROFILE ?= default
 ARGS ?=
+# Test files are shared by as many processes as there are cores; the longest, the book's, is early.
+SPREAD ?= -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
@@ -25,7 +27,7 @@ book: $(INSTALLED)
 	@$(BIN)/cellvq book --profile "$(PROFILE)"
 
 test: $(INSTALLED)
-	@$(BIN)/python -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SPREAD) $(ARGS)
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check . && $(BIN)/python -m cellvq.notebooks check
