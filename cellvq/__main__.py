@@ -178,7 +178,14 @@ def _corpus(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    """Measure the model, or the reading of cells, on this machine."""
+    """Measure the model, the reading of cells, or the graph, on this machine."""
+    if options.what == "graph":
+        from cellvq import graphbench
+
+        sizes = {} if options.cells is None else {"cells": (options.cells,)}
+        found = graphbench.bench_graph(genes=options.genes or 3000, codes=options.codes, **sizes)
+        print(json.dumps(found, indent=1) if options.json else graphbench.in_words(found))
+        return 0
     if options.what == "data":
         from cellvq import databench
 

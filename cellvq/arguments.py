@@ -215,15 +215,18 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--overwrite", action="store_true", help="replace a corpus in the folder")
     verb.add_argument("--output", metavar="DIR", required=True, help="folder for the corpus")
 
-    verb = _add(verbs, "bench", "measure how fast this machine trains and encodes, or reads cells",
-                "cellvq bench model --preset base --json")
-    verb.add_argument("what", choices=["model", "data"], help="what to measure")
+    verb = _add(verbs, "bench", "measure how fast this machine trains and encodes, reads cells, or "
+                "makes a knowledge graph", "cellvq bench model --preset base --json")
+    verb.add_argument("what", choices=["model", "data", "graph"], help="what to measure")
     verb.add_argument("--preset", default="tiny", help="size of the model (default: tiny)")
     verb.add_argument("--genes", type=_number(int), metavar="N",
                       help="expressed genes of a cell (default: those of a training step)")
     verb.add_argument("--cells", type=_number(int), metavar="N",
                       help="cells of a batch (default: as many as make it fastest); for data, "
-                           "cells of the file (default: 100,000)")
+                           "cells of the file (default: 100,000); for graph, encoded cells "
+                           "(default: 100,000 and 1,000,000)")
+    verb.add_argument("--codes", type=_number(int), default=512, metavar="N",
+                      help="codes of the graph (default: 512)")
     verb.add_argument("--compile", action="store_true", help="compile the model with torch first")
     verb.add_argument("--json", action="store_true", help="print the measurements as JSON")
 

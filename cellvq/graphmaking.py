@@ -152,7 +152,7 @@ def _read(cells, columns: Columns, seed: int) -> tuple[Tally, AnnData, pd.DataFr
         return tallies.tally(shard, **options)
 
     made = tallies.merge(map(counted, _shards(paths)))
-    shared = pd.concat([tallies.borders(shard, made) for shard in _shards(paths)])
+    shared = pd.concat([tallies.borders_file(path, made) for path in paths])
     return made, drawn[0][1], shared
 
 

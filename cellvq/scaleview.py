@@ -1,6 +1,6 @@
 """What size costs, for the eye: where the parameters are, and how costs grow.
 
-Tables come from :mod:`cellvq.bench` and :mod:`cellvq.cost`.
+Tables come from :mod:`cellvq.bench`, :mod:`cellvq.graphbench` and :mod:`cellvq.cost`.
 """
 
 from __future__ import annotations
@@ -70,6 +70,27 @@ def cost_curves(
     ax.minorticks_off()
     ax.grid(axis="both")
     ax.legend(title=names.get(by))
+    return ax
+
+
+def step_seconds(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Seconds of each step of a job, one bar a size of the job.
+
+    Args:
+        table: cells, step, seconds; one row a step of a job, in their order.
+    """
+    seconds = table.pivot_table(index="cells", columns="step", values="seconds", sort=False)
+    ax = axes(ax, 6.2, 1.8 + 0.5 * len(seconds))
+    rows, left = np.arange(len(seconds)), np.zeros(len(seconds))
+    for number, step in enumerate(seconds):
+        size = seconds[step].fillna(0).to_numpy()
+        ax.barh(rows, size, left=left, color=PALETTE[number % len(PALETTE)], edgecolor="white",
+                linewidth=0.8, label=step)
+        left += size
+    ax.set_yticks(rows, [f"{cells:,} cells" for cells in seconds.index])
+    ax.invert_yaxis()
+    ax.set(xlabel="seconds")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=3, columnspacing=1.0)
     return ax
 
 

@@ -233,6 +233,38 @@ def shards(path: str | Path, rows: int = AT_ONCE) -> Iterator[AnnData]:
         whole.file.close()
 
 
+def tally_file(
+    path: str | Path, *, donor: str | None = None, condition: str | None = None,
+    labels: Iterable[str] = (),
+) -> Tally:
+    """Tally an encoded file in parts, such as a worker does with its shard.
+
+    Args:
+        path: an encoded ``.h5ad``.
+        donor: column of ``obs`` with the donor.
+        condition: column of ``obs`` with the condition.
+        labels: columns of ``obs`` with annotations.
+
+    Raises:
+        InputError: the file cannot be read; see also :func:`tally`.
+    """
+    return merge(tally(shard, donor=donor, condition=condition, labels=labels)
+                 for shard in shards(path))
+
+
+def borders_file(path: str | Path, made: Tally) -> pd.DataFrame:
+    """Count second choices over the cells of a file; see :func:`borders`.
+
+    Args:
+        path: an encoded ``.h5ad``.
+        made: tally of all files.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    return pd.concat([borders(shard, made) for shard in shards(path)], ignore_index=True)
+
+
 def write(made: Tally, folder: str | Path) -> None:
     """Write a tally, so that another machine can add it to its own."""
     folder = Path(folder)
