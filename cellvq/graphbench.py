@@ -23,7 +23,7 @@ import torch
 from anndata import AnnData
 from scipy.sparse import csr_matrix
 
-from cellvq import graph, graphmaking, knowledge
+from cellvq import graph, graphmaking, knowledge, regulation
 from cellvq.cost import device_name, peak_memory
 
 SHARD = 100_000
@@ -185,7 +185,9 @@ def measure(folder: Path, cells: int) -> dict:
     def say(step: str) -> None:
         steps.append((step, time.perf_counter()))
 
-    made = graphmaking.make(paths, columns, knowledge=knowledge.available(), say=say)
+    made = graphmaking.make(
+        paths, columns, knowledge=knowledge.available(), say=say,
+        regulation=lambda some: regulation.network(some, donor=columns.donor))
     say("writing")
     made.write(folder / f"graph-{cells}", overwrite=True)
     say("")

@@ -118,9 +118,12 @@ def make(
         notes += knowledge.missing
         priors = Priors(knowledge.regulons, knowledge.gene_sets, knowledge.ontology)
         sets = _sets(sample, knowledge.gene_sets, seed)
+    links = _ask(regulation, sample)
+    if links is not None and "note" in links.attrs:
+        notes.append(f"tf-regulates-gene: {links.attrs['note']}")
     found = Evidence(
         codes, markers, labels, borders, talk, sets,
-        drivers=_ask(drivers, sample), regulation=_ask(regulation, sample),
+        drivers=_ask(drivers, sample), regulation=links,
         abundance=abundance, changes=changes, signal_changes=talk_changes, notes=tuple(notes))
     say("joining")
     return graphbuild.build(found, priors, fdr=fdr)

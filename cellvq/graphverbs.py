@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cellvq import InputError, explorer, graph, graphfiles, graphmaking, knowledge
+from cellvq import InputError, explorer, graph, graphfiles, graphmaking, knowledge, regulation
 from cellvq.arguments import QUESTIONS
 from cellvq.tablefiles import for_spreadsheets
 
@@ -24,6 +24,8 @@ def make(options: argparse.Namespace) -> int:
                                   options.reference)
     made = graphmaking.make(
         options.files, columns, knowledge=knowledge.available(), drivers=_drivers(options),
+        regulation=lambda cells: regulation.network(
+            cells, donor=options.donor, fdr=options.fdr, seed=options.seed),
         resource=options.resource, fdr=options.fdr, seed=options.seed, say=_say)
     made.write(options.output, overwrite=options.overwrite, page=_page(made, options.seed))
     for note in made.notes:

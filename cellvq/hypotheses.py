@@ -1,7 +1,7 @@
 """Which links between genes are likely, though no prior holds them?
 
 Ranked by how many kinds of evidence join two genes, and how directly. What is hidden from the graph
-and ranked high again says whether such a ranking can be trusted (`hidden_edges`).
+and ranked high again says whether such a ranking can be trusted (`cellvq.hiddenscore`).
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ MOST_ENDS = 20_000
 
 def rank(
     nodes: pd.DataFrame, edges: pd.DataFrame, kind: str = "tf-regulates-gene", *,
-    count: int = 20, least: int = 2,
+    count: int = 20, least: int = 2, weights: pd.Series | None = None,
 ) -> Answer:
     """Rank links between genes that several kinds of evidence support and no prior holds.
 
     Two genes are joined through a code they both mark or drive, a set they belong to, a condition
-    they follow in one code, a common regulator, a gene that one regulates and that marks a code or
-    follows a condition with the other, or a link found in these cells. Each kind
+    they follow in one code, a common regulator, a regulator of the one that has targets in common
+    with the other, a gene that one regulates and that marks a code or follows a condition with the
+    other, pairs that share a partner, or a link found in these cells. Each kind
     of way is counted with ways through busy nodes weakened (degree-weighted path counts,
     Himmelstein and Baranzini 2015, doi 10.1371/journal.pcbi.1004259); the score is the mean over
     kinds of the inverse hyperbolic sine of the count, in units of its mean.
@@ -41,6 +42,8 @@ def rank(
             regulator) or ``gene-in-pair`` (a ligand and a receptor of different pairs).
         count: candidates to return.
         least: kinds of ways that must support one.
+        weights: weight of each kind of way, such as :func:`cellvq.hiddenscore.learn_weights` gives;
+            None: all alike.
 
     Returns:
         One row a candidate: ``source``, ``target`` (node ids), ``score``, ``support`` (int, kinds
@@ -57,7 +60,7 @@ def rank(
         known = known.merge(known, on="target")
         known = known.rename(columns={"source_x": "source", "source_y": "target", "target": "by"})
     hidden = set(zip(known["source"], known["target"], strict=True))
-    table = scores.table(starts, ends)
+    table = scores.table(starts, ends, weights)
     table = table[table["support"] >= least]
     there = [pair in hidden for pair in zip(table["source"], table["target"], strict=True)]
     table = table[~np.array(there, bool)] if len(table) else table
@@ -84,23 +87,40 @@ class PathScores:
     counts: dict[str, sparse.csr_matrix]
     """Of each kind of way the counts, [genes, genes]."""
 
-    def table(self, starts: np.ndarray, ends: np.ndarray) -> pd.DataFrame:
+    def parts(self, starts: np.ndarray, ends: np.ndarray) -> dict[str, np.ndarray]:
+        """Give the counts of each kind of way between some genes, [starts, ends] each."""
+        return {name: matrix[starts][:, ends].toarray() for name, matrix in self.counts.items()}
+
+    def score(
+        self, starts: np.ndarray, ends: np.ndarray, weights: pd.Series | None = None
+    ) -> np.ndarray:
+        """Give the scores of pairs of genes, 0 of a gene with itself, [starts, ends].
+
+        Args:
+            starts: positions of the genes that a pair may start with.
+            ends: positions of those it may end with.
+            weights: weight of each kind of way, by its name; None: all alike.
+        """
+        return _joined(self.parts(starts, ends), starts, ends, weights)
+
+    def table(
+        self, starts: np.ndarray, ends: np.ndarray, weights: pd.Series | None = None
+    ) -> pd.DataFrame:
         """Score pairs of genes.
 
         Args:
             starts: positions of the genes that a pair may start with.
             ends: positions of those it may end with.
+            weights: see :meth:`score`.
 
         Returns:
             One row a pair with any way: ``source``, ``target``, ``score``, ``support``, the counts.
         """
-        parts = {name: matrix[starts][:, ends].toarray() for name, matrix in self.counts.items()}
+        parts = self.parts(starts, ends)
         if not parts or not len(starts) or not len(ends):
             return pd.DataFrame(columns=["source", "target", "score", "support", *parts])
-        scaled = [np.arcsinh(part / part[part > 0].mean()) if (part > 0).any() else part
-                  for part in parts.values()]
-        score, support = np.mean(scaled, axis=0), np.sum([part > 0 for part in scaled], axis=0)
-        score[starts[:, None] == ends] = 0
+        score = _joined(parts, starts, ends, weights)
+        support = np.sum([part > 0 for part in parts.values()], axis=0)
         rows, columns = np.nonzero(score)
         genes = np.array(self.genes, object)
         table = pd.DataFrame({
@@ -125,10 +145,15 @@ def path_scores(nodes: pd.DataFrame, edges: pd.DataFrame) -> PathScores:
         part = edges[edges["kind"].isin(kinds)]
         if len(part):
             counts[way] = _through(part, place)
+    if "both in a pair" in counts:
+        pair = counts["both in a pair"]
+        counts["pairs that share a partner"] = (pair @ pair @ pair).tocsr()
     links = edges[edges["kind"] == "tf-regulates-gene"]
     if len(known := links[links["status"] == "prior"]):
         regulates = _known(known, place)
         counts["known regulator in common"] = _squared(regulates.T)
+        weak = _weakened(regulates)
+        counts["one with like targets regulates it"] = (_squared(regulates) @ weak).tocsr()
         for way in ("both mark a code", "both change in a code"):
             if way in counts:
                 together = way.removeprefix("both ").replace("mark", "marks").replace(
@@ -141,6 +166,24 @@ def path_scores(nodes: pd.DataFrame, edges: pd.DataFrame) -> PathScores:
                                    (len(genes), len(genes)))
         counts["found in these cells"] = matrix
     return PathScores(genes, counts)
+
+
+def _joined(
+    parts: dict[str, np.ndarray], starts: np.ndarray, ends: np.ndarray, weights: pd.Series | None
+) -> np.ndarray:
+    """Mean of the counts of all kinds in their units, [starts, ends]."""
+    score = np.zeros((len(starts), len(ends)))
+    worth = {name: 1.0 if weights is None else weights.get(name, 0.0) for name in parts}
+    for name, part in parts.items():
+        if worth[name]:
+            score += worth[name] * in_units(part) / sum(worth.values())
+    score[starts[:, None] == ends] = 0
+    return score
+
+
+def in_units(part: np.ndarray) -> np.ndarray:
+    """Give the inverse hyperbolic sine of counts in units of the mean of those above zero."""
+    return np.arcsinh(part / part[part > 0].mean()) if (part > 0).any() else part
 
 
 def _through(edges: pd.DataFrame, place: pd.Series) -> sparse.csr_matrix:
