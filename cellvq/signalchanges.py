@@ -160,7 +160,7 @@ def _contrast(
     made = prepare(some, groupby, groups=1, **options)
     if isinstance(made, str):
         return empty(COLUMNS, f"{name}: {made}")
-    found = found_rows(made, options["min_fraction"], options["min_cells"])
+    found = found_rows(made, options["min_fraction"])
     if found.empty:
         return empty(COLUMNS, f"{name}: no ligand and receptor are expressed in "
                               f"{options['min_fraction']:.0%} of the cells of their codes")

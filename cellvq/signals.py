@@ -121,8 +121,7 @@ def communication(
         known = evaluate.labelled(cells.obs[donor])[made.kept]
         donors = pd.factorize(cells.obs[donor][made.kept].astype(str).where(known))[0]
         strata = donors + 1  # cells without a donor are a stratum too
-    found = _scores(made, min_fraction, min_cells) if consensus else found_rows(
-        made, min_fraction, min_cells)
+    found = _scores(made, min_fraction, min_cells) if consensus else found_rows(made, min_fraction)
     if found.empty:
         return empty(COLUMNS, "no ligand and receptor are expressed in "
                               f"{min_fraction:.0%} of the cells of two codes")

@@ -108,7 +108,7 @@ def spatial_communication(
                    min_cells=min_cells, most_groups=most_groups)
     if isinstance(made, str):
         return empty(COLUMNS, made)
-    found = found_rows(made, min_fraction, min_cells)
+    found = found_rows(made, min_fraction)
     made.cells.obsm[POSITIONS] = places[made.kept].astype(float)
     contacts = _contacts(made, neighbours)
     number, groups = made.number, len(made.names)

@@ -457,3 +457,32 @@ def test_all_shuffles_in_closed_form_are_what_many_shuffles_come_to(cells, donor
     assert (apart - error - 0.3 * both["p_of"])[few].max() < 0.03
     assert ((both["fdr"] < 0.05) == (both["fdr_of"] < 0.05)).mean() > 0.99
     assert closed["p"].min() < 1e-6  # finer than any number of shuffles that could be drawn
+
+
+@pytest.mark.parametrize("source", ["simulated", "pbmc68k_reduced", "complexes"])
+def test_rows_are_those_that_liana_finds(source, cells):
+    import liana
+
+    here = datasets.load("pbmc68k_reduced") if source == "pbmc68k_reduced" else cells.copy()
+    if source == "complexes":  # subunits of the list's first complexes stand in for other genes
+        listed = liana.rs.select_resource("consensus")
+        split = listed[listed["receptor"].str.contains("_")].head(40)
+        units = dict.fromkeys("_".join([*split["ligand"], *split["receptor"]]).split("_"))
+        here.var_names = [*units, *here.var_names[len(units) :]]
+        here.var_names_make_unique()
+    made = prepare(here, "cell_type", min_cells=20)
+    ours = signalpairs.found_rows(made, 0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = liana.mt.cellphonedb(
+            made.cells, "group", resource=made.pairs, expr_prop=0.1, min_cells=20, n_perms=None,
+            use_raw=False, inplace=False, verbose=False)
+    theirs = theirs.astype({"source": int, "target": int})
+    keys = ["source", "target", "ligand_complex", "receptor_complex"]
+    both = ours.merge(theirs, on=keys, suffixes=("", "_of"), validate="1:1")
+    assert len(both) == len(ours) == len(theirs) > 100
+    assert source != "complexes" or both["receptor_complex"].str.contains("_").sum() > 20
+    assert (both[["ligand", "receptor"]] == both[["ligand_of", "receptor_of"]].to_numpy()).all(
+        axis=None)
+    assert both["lr_means"].to_numpy() == pytest.approx(
+        both["lr_means_of"].to_numpy(float), abs=1e-5)
