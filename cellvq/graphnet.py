@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
     from cellvq.model import CellVQ
 
-__all__ = ["Fitted", "GraphConfig", "Trained", "encode", "fit", "load", "save"]
-
 CODE, VECTOR = "cellvq_graph_code", "X_cellvq_graph"
 """Where :func:`encode` writes codes and vectors."""
 WEIGHTS, CONFIG = "graphnet.safetensors", "graphnet.json"

@@ -37,7 +37,7 @@ SMALLEST = 1e-5
 
 
 def parts(made: Tokens) -> dict[str, slice]:
-    """Tell where the tokens of each kind stand, in the order of :func:`graphattention.gather`.
+    """Tell where tokens of each kind stand, as :func:`cellvq.graphattention.gather` orders them.
 
     Args:
         made: tokens.

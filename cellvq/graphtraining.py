@@ -51,7 +51,8 @@ def train(
 
     Args:
         made: tokens of dealt cells, :func:`cellvq.graphtokens.tokens`.
-        config: numbers of the module and its training; None: those of :class:`GraphConfig`.
+        config: numbers of the module and its training; None: the defaults of
+            :class:`cellvq.graphattention.GraphConfig`.
         held_out: cells that are not learnt from, [cells] bool; the vocabulary must not have learnt
             from them either.
         init: a trained module to go on from, of the same vocabulary.
