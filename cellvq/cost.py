@@ -242,18 +242,22 @@ def seconds_per_call(work: Callable[[], object], seconds: float, device: torch.d
 
 
 def matrix_rate(kind: torch.dtype, device: torch.device, seconds: float = 1.0) -> float:
-    """Measure the operations a second of large square matrix products, the best of two sizes.
+    """Measure the operations a second of large square matrix products, the best of some sizes.
 
     Args:
         kind: the numbers' type.
         device: where to multiply.
-        seconds: about how long to repeat it.
+        seconds: about how long to repeat it; a size that takes longer is the last one that is
+            tried, as a processor that does not know a type takes a minute for one large product.
     """
     rates = []
-    for side in (4096, 8192) if device.type == "cuda" else (1024, 2048):
+    for side in (4096, 8192) if device.type == "cuda" else (256, 1024, 2048):
         a = torch.randn(side, side, device=device).to(kind)
         b = torch.randn(side, side, device=device).to(kind)
-        rates.append(2 * side**3 / seconds_per_call(lambda a=a, b=b: a @ b, seconds / 2, device))
+        took = seconds_per_call(lambda a=a, b=b: a @ b, seconds / 2, device)
+        rates.append(2 * side**3 / took)
+        if took > seconds / 2:
+            break
     return max(rates)
 
 
