@@ -27,7 +27,7 @@ book: $(INSTALLED)
 	@$(BIN)/cellvq book --profile "$(PROFILE)"
 
 test: $(INSTALLED)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SPREAD) $(ARGS)
+	@OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest $(SPREAD) $(ARGS)
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check . && $(BIN)/python -m cellvq.notebooks check
