@@ -174,6 +174,8 @@ def test_no_study_is_on_both_sides():
 @real
 @pytest.mark.parametrize("name", datasets.names().query("checked != ''")["name"])
 def test_registered_files_are_what_the_registry_says(name):
+    if registry.find(name) is None:
+        pytest.skip(f"{name} is made of published files: tests/test_originals.py makes it")
     cells, row = datasets.load(name), datasets.names().set_index("name").loc[name]
     assert_canonical(cells, name)
     assert cells.shape == (row["cells"], row["genes"])

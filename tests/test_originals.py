@@ -116,6 +116,9 @@ def test_every_published_original_has_a_test():
 def test_the_pancreas_pair_stands_in_for_counts(published):
     datasets.fetch("pancreas_xin_wang", progress=False)
     cells = datasets.load("pancreas_xin_wang")
+    row = datasets.names().set_index("name").loc["pancreas_xin_wang"]
+    assert cells.shape == (row["cells"], row["genes"])
+    assert all(cells.obs[column].nunique() > 1 for column in row["labels"].split())
     assert (cells.X.data == np.rint(cells.X.data)).all() and cells.X.data.min() >= 1
     for study, part in cells.obs.groupby("study", observed=True):
         theirs = anndata.read_h5ad(DATA / "h5ad" / f"pancreas_{study}_scclassify.h5ad")
